@@ -1,0 +1,1 @@
+"""One file, one system; the registry finds them."""

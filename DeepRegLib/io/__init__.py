@@ -1,0 +1,1 @@
+"""Files: images, transforms, landmarks, and the checks of what was read."""

@@ -1,0 +1,1 @@
+"""Measures of a registration: overlap, landmarks, regularity, similarity, and the quality card."""

@@ -1,0 +1,1 @@
+"""The parts that every registration is made of."""

@@ -1,0 +1,108 @@
+"""Intensities, foreground and resolution levels, before any registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geometry.grid import Grid
+from ..geometry.sampling import apply_matrix, resize_image, sample, voxel_coordinates
+from .base import Image
+
+#: Voxels that percentiles are estimated from.
+_MOST_SAMPLES = 500_000
+
+
+def subsample(values: Tensor, most: int = _MOST_SAMPLES) -> Tensor:
+    """Returns every n-th element of a flat tensor, at most `most` of them."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.numel() // most)]
+
+
+def rescale_intensity(
+    image: Tensor, mask: Tensor | None = None, low: float = 0.001, high: float = 0.999
+) -> Tensor:
+    """Maps the range between two quantiles to 0 ... 1 and cuts off what lies beyond.
+
+    Args:
+        image: (1, C, D, H, W).
+        mask: (1, 1, D, H, W); quantiles are taken where it is positive.
+        low: Lower quantile.
+        high: Upper quantile.
+
+    Returns:
+        float32 image of the same shape; a constant channel becomes zero.
+    """
+    channels = []
+    for channel in image.float().split(1, dim=1):
+        values = channel if mask is None else channel[mask > 0.5]
+        values = subsample(values)
+        ends = torch.quantile(values, torch.tensor([low, high], device=values.device))
+        if ends[1] <= ends[0]:
+            # Sparse images (few bright voxels on a constant ground) have equal quantiles.
+            ends = torch.stack([values.min(), values.max()])
+        scale = (ends[1] - ends[0]).clamp(min=1e-12)
+        channels.append(((channel - ends[0]) / scale).clamp_(0.0, 1.0))
+    return torch.cat(channels, dim=1)
+
+
+def otsu_threshold(image: Tensor, bins: int = 256) -> float:
+    """Threshold between background and foreground (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
+    values = subsample(image.float())
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return low
+    histogram = torch.histc(values, bins, low, high).double().cpu().numpy()
+    centers = low + (np.arange(bins) + 0.5) * (high - low) / bins
+    below, total = np.cumsum(histogram), histogram.sum()
+    mean_below = np.cumsum(histogram * centers)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (mean_below[-1] * below / total - mean_below) ** 2 / (below * (total - below))
+    # The best threshold is often a plateau of empty bins; its middle is the safest.
+    between = np.nan_to_num(between)
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    return float(centers[best].mean())
+
+
+def foreground(image: Image) -> Tensor:
+    """Tells where an image shows an object: above its Otsu threshold, (1, 1, *shape), bool."""
+    data = image.data[:, :1].float()
+    return data > otsu_threshold(data)
+
+
+def mask_on_grid(mask: Image | None, grid: Grid, device: torch.device) -> Tensor | None:
+    """Resamples a mask of any grid to another grid, (1, 1, *grid.shape), float 0 or 1."""
+    if mask is None:
+        return None
+    where = voxel_coordinates(grid.shape, device)
+    where = apply_matrix(grid.voxel_to_voxel(mask.grid), where)
+    binary = (mask.data[:, :1] > 0).float().to(device)
+    return (sample(binary, where, padding="fill") >= 0.5).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """An image at one resolution."""
+
+    data: Tensor
+    grid: Grid
+
+
+def level_grid(grid: Grid, spacing_mm: float) -> Grid:
+    """Returns a coarser grid of the same extent; axes that are already coarser stay as they are."""
+    wanted = [max(s, spacing_mm) for s in grid.spacing_mm]
+    # A small tolerance keeps an axis as it is instead of resampling it by a few per cent.
+    shape = [
+        n if w < 1.2 * s else max(1, round(n * s / w))
+        for n, s, w in zip(grid.shape, grid.spacing_mm, wanted)
+    ]
+    return grid.resized(shape)
+
+
+def make_level(data: Tensor, grid: Grid, spacing_mm: float) -> Level:
+    """Smooths and resamples an image to about a spacing."""
+    coarse = level_grid(grid, spacing_mm)
+    return Level(resize_image(data, coarse.shape), coarse)
