@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..geometry.grid import Grid, Matrix, transform_points
-from .vtk_arrays import from_vtk_matrix, map_points
 from .volumes import grid_of
+from .vtk_arrays import from_vtk_matrix, map_points
 
 #: Most points at which a non-linear start is sampled; above it the fixed grid is thinned out.
 MAX_START_POINTS = 2_000_000

@@ -97,8 +97,8 @@ def inverse_consistency_mm(
         mask: (1, 1, *grid.shape), where to measure; everywhere if omitted.
 
     Returns:
-        ``inverse_mean_mm``, ``inverse_p95_mm``, ``inverse_max_mm``, and ``inverse_mean_voxel`` and
-        ``inverse_max_voxel`` in mean voxel sizes of the grid. NaN if no point can be measured.
+        ``inverse_mean_mm``, ``inverse_p95_mm``, ``inverse_max_mm``, and the same three in mean
+        voxel sizes of the grid (``inverse_mean_voxel`` ...). NaN if no point can be measured.
     """
     error = round_trip_error_mm(transform, inverse, grid)
     inside = _region(mask, grid, error.device, border=0)
@@ -107,34 +107,36 @@ def inverse_consistency_mm(
         where = transform.moving_coordinates(grid, middle, error.device)
         inside = inside & inside_image(where, middle.shape)
     values = error[inside]
-    voxel = grid.voxel_volume_mm3 ** (1.0 / 3.0)
-    if values.numel() == 0:
-        mean = p95 = largest = float("nan")
-    else:
-        mean, largest = float(values.double().mean()), float(values.max())
+    figures = dict.fromkeys(("mean", "p95", "max"), float("nan"))
+    if values.numel():
         (p95,) = _percentiles(values, (95.0,))
-    return {
-        "inverse_mean_mm": mean,
-        "inverse_p95_mm": p95,
-        "inverse_max_mm": largest,
-        "inverse_mean_voxel": mean / voxel,
-        "inverse_max_voxel": largest / voxel,
-    }
+        figures = {"mean": float(values.double().mean()), "p95": p95, "max": float(values.max())}
+    voxel = grid.voxel_volume_mm3 ** (1.0 / 3.0)
+    in_mm = {f"inverse_{name}_mm": value for name, value in figures.items()}
+    return in_mm | {f"inverse_{name}_voxel": value / voxel for name, value in figures.items()}
 
 
-def _region(
-    mask: Tensor | None, grid: Grid, device: torch.device, border: int = _BORDER
-) -> Tensor:
-    """Returns where to measure, (1, 1, *shape) bool: the mask without the border."""
-    shape = grid.shape
-    inside = torch.zeros(1, 1, *shape, dtype=torch.bool, device=device)
+def measurable(mask: Tensor | None, grid: Grid) -> bool:
+    """Tells whether a mask leaves any voxel to measure once the border is cropped."""
+    return mask is None or bool((_cropped(grid, mask.device) & (mask > 0)).any())
+
+
+def _cropped(grid: Grid, device: torch.device, border: int = _BORDER) -> Tensor:
+    """Returns the grid without its border, (1, 1, *shape) bool."""
+    inside = torch.zeros(1, 1, *grid.shape, dtype=torch.bool, device=device)
     # Axes too short to lose both borders keep all of their voxels.
-    crop = [slice(border, n - border) if n > 2 * border else slice(None) for n in shape]
+    crop = [slice(border, n - border) if n > 2 * border else slice(None) for n in grid.shape]
     inside[(slice(None), slice(None), *crop)] = True
+    return inside
+
+
+def _region(mask: Tensor | None, grid: Grid, device: torch.device, border: int = _BORDER) -> Tensor:
+    """Returns where to measure, (1, 1, *shape) bool: the mask without the border."""
+    inside = _cropped(grid, device, border)
     if mask is not None:
-        if tuple(mask.shape) != (1, 1, *shape):
+        if tuple(mask.shape) != (1, 1, *grid.shape):
             raise InputError(
-                f"A mask on {grid} has the shape {(1, 1, *shape)}, but got {tuple(mask.shape)}."
+                f"A mask on {grid} has the shape {(1, 1, *grid.shape)}, but got {tuple(mask.shape)}."
             )
         inside = inside & (mask.to(device) > 0)
     if not bool(inside.any()):
