@@ -1,0 +1,57 @@
+"""Deep and classical image registration: rigid, affine and deformable, on the GPU or the CPU.
+
+Importing this package loads neither torch nor numpy; that happens at the first use of a name.
+
+Example:
+    >>> import DeepRegLib
+    >>> result = DeepRegLib.register("ct.nrrd", "mr.nrrd", "rigid+affine")  # doctest: +SKIP
+    >>> result.save(output_image="mr_on_ct.nrrd", output_transform="mr_to_ct.h5")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import Registered, evaluate, list_algorithms, register, warp
+    from .geometry.grid import Grid
+    from .geometry.transform import Transform
+    from .registration.base import Event, Image, ImagePair, Progress, Result
+
+#: Where the public names live. (The list of algorithms is not called `algorithms`: importing the
+#: subpackage of that name would hide it.)
+_HOME = {
+    "Event": ".registration.base",
+    "Grid": ".geometry.grid",
+    "Image": ".registration.base",
+    "ImagePair": ".registration.base",
+    "Progress": ".registration.base",
+    "Registered": ".api",
+    "Result": ".registration.base",
+    "Transform": ".geometry.transform",
+    "evaluate": ".api",
+    "list_algorithms": ".api",
+    "register": ".api",
+    "warp": ".api",
+}
+
+__all__ = [
+    "Event", "Grid", "Image", "ImagePair", "Progress", "Registered", "Result", "Transform",
+    "evaluate", "list_algorithms", "register", "warp",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

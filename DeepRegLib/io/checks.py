@@ -28,14 +28,14 @@ def check_pair(pair: ImagePair) -> list[str]:
 
     Raises:
         InputError: If an image is constant, has several channels, NaN or infinite values, or a
-            size that cannot be in millimetres; if both images are one and the same, or differ in
+            size that cannot be in millimeters; if both images are one and the same, or differ in
             size a hundredfold; if a mask, label map or landmark list does not fit.
     """
     for name, image in (("fixed image", pair.fixed), ("moving image", pair.moving)):
         if image.data.shape[1] != 1:
             raise InputError(
                 f"The {name} has {image.data.shape[1]} components in each voxel, but one is "
-                "needed; extract one, or convert it to grey values."
+                "needed; extract one, or convert it to gray values."
             )
         check_values(image, name)
         check_extent(image.grid, name)
@@ -67,7 +67,7 @@ def _check_sizes(fixed: Grid, moving: Grid) -> None:
     raise InputError(
         f"The {larger} image is {max(ratio, 1 / ratio):.0f} times as large as the {smaller} image "
         f"({_extent(fixed):.3g} mm fixed, {_extent(moving):.3g} mm moving): one of them is "
-        "probably in metres or micrometres. Correct its spacing and origin by a factor of 1000."
+        "probably in meters or micrometers. Correct its spacing and origin by a factor of 1000."
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Union
 
@@ -108,12 +109,13 @@ def write_whole(path: PathLike, write: Callable[[Path], None]) -> None:
     Raises:
         FileFormatError: If the file cannot be written; nothing is left behind.
     """
-    path = Path(path)
+    target = Path(os.path.realpath(path))  # a link keeps pointing to the file
     try:
-        with tempfile.TemporaryDirectory(prefix=".deepreg-", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+        with tempfile.TemporaryDirectory(prefix=".deepreg-", dir=target.parent) as folder:
+            # ITK looks at the suffix and knows it in lower case only.
+            temporary = Path(folder) / f"file{suffix_of(path)}"
             write(temporary)
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         raise FileFormatError(
             f"'{path}' could not be written: {_reason(error)}. Check the folder, its permissions "
@@ -144,7 +146,7 @@ def read_sitk(path: PathLike, components: int = 1) -> sitk.Image:
 
     Raises:
         FileFormatError: If the file is missing, cut short, or not an image.
-        InputError: If it is an image of another kind, such as a time series or a colour image.
+        InputError: If it is an image of another kind, such as a time series or a color image.
     """
     path = require_file(path)
     if path.is_dir():
@@ -153,14 +155,15 @@ def read_sitk(path: PathLike, components: int = 1) -> sitk.Image:
         return as_volume(image)
     check_complete(path)
     try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        size, found = reader.GetSize(), reader.GetNumberOfComponents()
-        complex_pixels = "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        _check_kind(path.name, size, 2 if complex_pixels else found, components)
-        check_raw_size(path, int(np.prod(size)) * found * _bytes(reader.GetPixelID()))
-        return as_volume(_read_own_voxels(path))
+        with readable_by_itk(path) as readable:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(readable))
+            reader.ReadImageInformation()
+            size, found = reader.GetSize(), reader.GetNumberOfComponents()
+            complex_pixels = "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID())
+            _check_kind(path.name, size, 2 if complex_pixels else found, components)
+            check_raw_size(path, int(np.prod(size)) * found * _bytes(reader.GetPixelID()))
+            return as_volume(sitk.ReadImage(str(readable)))
     except RuntimeError as error:
         raise FileFormatError(
             f"'{path.name}' is not an image that can be read, or it is damaged: {_reason(error)}. "
@@ -177,18 +180,23 @@ def as_volume(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _read_own_voxels(path: Path) -> sitk.Image:
-    """Reads an image file, around a trap in ITK.
+@contextmanager
+def readable_by_itk(path: Path) -> Iterator[Path]:
+    """Gives a path under which ITK reads a file rightly: the file's own, or that of a copy.
 
     ITK's NIfTI reader takes the voxels of ``x.nii`` for ``x.nii.gz`` where both exist, without a
-    word. In a folder of its own a file has no such neighbour.
+    word, and some readers know suffixes in lower case only. A copy in a folder of its own has no
+    such neighbor and a plain name.
     """
-    if suffix_of(path) == ".nii.gz" and path.with_suffix("").exists():
-        with tempfile.TemporaryDirectory(prefix="deepreg-") as folder:
-            copy = Path(folder) / path.name
-            shutil.copyfile(path, copy)
-            return sitk.ReadImage(str(copy))
-    return sitk.ReadImage(str(path))
+    suffix = suffix_of(path)
+    beside = suffix == ".nii.gz" and path.with_suffix("").exists()
+    if path.name.endswith(suffix) and not beside:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="deepreg-") as folder:
+        copy = Path(folder) / f"file{suffix}"
+        shutil.copyfile(path, copy)
+        yield copy
 
 
 def _check_kind(name: str, size: Sequence[int], found: int, components: int) -> None:
@@ -203,8 +211,8 @@ def _check_kind(name: str, size: Sequence[int], found: int, components: int) -> 
         )
     if found != components and components == 1:
         raise InputError(
-            f"'{name}' has {found} components in each voxel (colour, vectors or complex numbers), "
-            "but one is needed; extract one, or convert it to grey values."
+            f"'{name}' has {found} components in each voxel (color, vectors or complex numbers), "
+            "but one is needed; extract one, or convert it to gray values."
         )
     if found != components:
         raise InputError(

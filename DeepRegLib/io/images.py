@@ -15,8 +15,8 @@ from ..registration.base import Image
 from .files import PathLike, as_volume, check_suffix, read_sitk, write_whole
 from .itk_transform import ItkGeometry, check_grid, grid_from_itk, grid_to_itk
 
-#: Largest side of an image in mm that is taken at its word. Below, metres were written for
-#: millimetres (or a microscope's unit is unfit for parameters in mm); above, micrometres.
+#: Largest side of an image in mm that is taken at its word. Below, meters were written for
+#: millimeters (or a microscope's unit is unfit for parameters in mm); above, micrometers.
 SMALLEST_EXTENT_MM = 0.5
 LARGEST_EXTENT_MM = 5000.0
 
@@ -35,8 +35,8 @@ def read_image(path: PathLike) -> Image:
 
     Raises:
         FileFormatError: If the file is missing, cut short, or not an image.
-        InputError: If it is a time series, a vector or colour image, holds NaN or infinite values,
-            is constant, or its spacing cannot be in millimetres.
+        InputError: If it is a time series, a vector or color image, holds NaN or infinite values,
+            is constant, or its spacing cannot be in millimeters.
 
     Example:
         >>> image = read_image("brain.nii.gz")  # doctest: +SKIP
@@ -138,7 +138,7 @@ def check_values(image: Image, name: str) -> None:
 
 
 def check_extent(grid: Grid, name: str) -> None:
-    """Refuses an image whose spacing cannot be in millimetres.
+    """Refuses an image whose spacing cannot be in millimeters.
 
     Raises:
         InputError: If its largest side is below `SMALLEST_EXTENT_MM` or above `LARGEST_EXTENT_MM`.
@@ -147,13 +147,13 @@ def check_extent(grid: Grid, name: str) -> None:
     size = f"'{name}' is {extent:.3g} mm across (spacing {min(grid.spacing_mm):.3g} mm)"
     if extent < SMALLEST_EXTENT_MM:
         raise InputError(
-            f"{size}, too small for millimetres: its spacing was probably written in metres. "
+            f"{size}, too small for millimeters: its spacing was probably written in meters. "
             "Multiply spacing and origin by 1000 (also for microscopy, which then counts in "
-            "micrometres)."
+            "micrometers)."
         )
     if extent > LARGEST_EXTENT_MM:
         raise InputError(
-            f"{size}, too large for millimetres: its spacing was probably written in micrometres. "
+            f"{size}, too large for millimeters: its spacing was probably written in micrometers. "
             "Divide spacing and origin by 1000."
         )
 

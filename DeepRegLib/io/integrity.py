@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..errors import FileFormatError
 
-#: Formats that hold plain voxels after a header, with nothing that would reveal a missing end.
-_RAW_SUFFIXES = (".gipl", ".vtk", ".mrc", ".rec")
+#: Formats that hold plain voxels after a header (of at least so many bytes), with nothing that
+#: would reveal a missing end.
+_RAW_HEADERS = {".gipl": 256, ".vtk": 0, ".mrc": 1024, ".rec": 1024}
 
 
 def check_complete(path: Path) -> None:
@@ -39,13 +40,17 @@ def check_raw_size(path: Path, voxel_bytes: int) -> None:
     Raises:
         FileFormatError: If bytes are missing.
     """
-    suffix = path.suffix.lower()
-    if suffix not in _RAW_SUFFIXES:
+    header = _RAW_HEADERS.get(path.suffix.lower())
+    if header is None:
         return
-    with path.open("rb") as stream:
-        if suffix == ".vtk" and b"BINARY" not in stream.read(512).upper():
+    if path.suffix.lower() == ".vtk":
+        with path.open("rb") as stream:
+            head = stream.read(1024)
+        if b"BINARY" not in head:
             return
-    _compare(path, voxel_bytes, path.stat().st_size)
+        table = head.find(b"LOOKUP_TABLE")
+        header = head.find(b"\n", table) + 1 if table >= 0 else 0
+    _compare(path, header + voxel_bytes, path.stat().st_size)
 
 
 def _check_gzip(path: Path) -> None:

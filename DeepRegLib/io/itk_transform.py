@@ -1,4 +1,4 @@
-"""ITK's world: LPS millimetres, its transforms and their files. The only place that knows LPS."""
+"""ITK's world: LPS millimeters, its transforms and their files. The only place that knows LPS."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from .files import (
     PathLike,
     check_suffix,
     read_sitk,
+    readable_by_itk,
     require_file,
     suffix_of,
     write_whole,
 )
 
-#: LPS points x -1 for left and posterior; the map back is the same.
+#: Signs that turn LPS points into RAS points, and back.
 _SIGNS = np.array([-1.0, -1.0, 1.0])
 #: Suffixes that are read as displacement images; all others are read as ITK transforms.
 _READ_AS_IMAGE = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".img", ".hdr", ".vtk")
@@ -89,7 +90,7 @@ def check_grid(grid: Grid, path: PathLike) -> None:
 def transform_to_sitk(transform: Transform, fixed: Grid) -> sitk.Transform:
     """Makes the SimpleITK transform that maps fixed to moving points in LPS mm.
 
-    A rigid map becomes Euler3D, any other linear map Affine, both about the centre of the fixed
+    A rigid map becomes Euler3D, any other linear map Affine, both about the center of the fixed
     grid; a deformation becomes a displacement field on the fixed grid, and with a linear part a
     composite that applies the field first.
     """
@@ -188,7 +189,8 @@ def read_transform(path: PathLike, fixed: Grid | None = None) -> Transform:
         field = _field_from_image(image)
         return Transform(np.eye(4), field)
     try:
-        found = sitk.ReadTransform(str(path))
+        with readable_by_itk(path) as readable:
+            found = sitk.ReadTransform(str(readable))
     except RuntimeError as error:
         raise FileFormatError(
             f"'{path.name}' is not a transform that ITK can read, or it is damaged. Slicer's own "
@@ -206,7 +208,7 @@ def _linear_to_sitk(matrix: Matrix, fixed: Grid) -> sitk.Transform:
     lps = flip_matrix(matrix)
     center = flip_points(fixed.center_ras)
     result = _euler(lps[:3, :3], center) or _affine(lps[:3, :3], center)
-    # The image of the centre is exact even where the rotation was made orthogonal.
+    # The image of the center is exact even where the rotation was made orthogonal.
     result.SetTranslation((lps[:3, :3] @ center + lps[:3, 3] - center).tolist())
     return result
 
@@ -262,7 +264,8 @@ def _field_from_image(image: sitk.Image) -> Field:
 def _flatten(transform: sitk.Transform) -> list[sitk.Transform]:
     """Returns the parts of a transform in the order in which they are applied."""
     transform = transform.Downcast()
-    if not isinstance(transform, sitk.CompositeTransform):
+    # SimpleITK shows linear types that it has no class for as composites of themselves.
+    if transform.IsLinear() or not isinstance(transform, sitk.CompositeTransform):
         return [transform]
     count = transform.GetNumberOfTransforms()
     parts = [_flatten(transform.GetNthTransform(i)) for i in reversed(range(count))]

@@ -93,7 +93,7 @@ def write_landmarks(landmarks: Landmarks, path: PathLike) -> None:
     """Writes a landmark list, whole or not at all.
 
     A list that was read from .mrk.json and has as many points keeps everything else of that file
-    (colours, descriptions, locks) and its coordinate system.
+    (colors, descriptions, locks) and its coordinate system.
 
     Raises:
         FileFormatError: If the suffix is unknown or writing fails.
@@ -154,7 +154,7 @@ def _read_markups(text: str, name: str) -> Landmarks:
         raise FileFormatError(f"'{name}' holds a {markup['type']}, but a point list is needed.")
     units = markup.get("coordinateUnits", "mm")
     if (units[0] if isinstance(units, list) else units) != "mm":
-        raise FileFormatError(f"'{name}' is in '{units}', but millimetres are needed; convert it.")
+        raise FileFormatError(f"'{name}' is in '{units}', but millimeters are needed; convert it.")
     points = np.array([_position(control, name) for control in controls]).reshape(-1, 3)
     labels = [str(control.get("label", "")) for control in controls]
     return Landmarks(_to_ras(points, system, name), labels, content)
@@ -162,7 +162,7 @@ def _read_markups(text: str, name: str) -> Landmarks:
 
 def _position(control: dict[str, Any], name: str) -> list[float]:
     position = control.get("position")
-    if control.get("positionStatus", "defined") in ("undefined", "missing") or position is None:
+    if control.get("positionStatus", "defined") != "defined" or position is None:
         return [np.nan] * 3
     if not isinstance(position, list) or len(position) != 3:
         raise FileFormatError(

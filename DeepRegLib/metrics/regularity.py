@@ -52,7 +52,7 @@ def regularity(transform: Transform | Field, mask: Tensor | None = None) -> dict
                 "deformation_max_mm": 0.0}  # fmt: skip
     inside = _region(mask, field.grid, field.displacement.device)
     determinant = jacobian_determinant(field.displacement.detach())[:1, None][inside]
-    length = field.to_ras_mm().detach()[:1].norm(dim=1, keepdim=True)[inside]
+    length = _length(field.to_ras_mm()[:1])[inside]
     low, high = _percentiles(determinant, (1.0, 99.0))
     ends = sorted((low * scale, high * scale))
     return {
@@ -74,7 +74,7 @@ def total_displacement_mm(
     Returns:
         ``displacement_mean_mm`` and ``displacement_max_mm``.
     """
-    length = transform.displacement_ras_mm(grid).detach().norm(dim=1, keepdim=True)
+    length = _length(transform.displacement_ras_mm(grid))
     inside = _region(mask, grid, length.device, border=0)
     return {
         "displacement_mean_mm": float(length[inside].double().mean()),
@@ -136,12 +136,18 @@ def _region(mask: Tensor | None, grid: Grid, device: torch.device, border: int =
     if mask is not None:
         if tuple(mask.shape) != (1, 1, *grid.shape):
             raise InputError(
-                f"A mask on {grid} has the shape {(1, 1, *grid.shape)}, but got {tuple(mask.shape)}."
+                f"A mask on {grid} has the shape {(1, 1, *grid.shape)}, but got "
+                f"{tuple(mask.shape)}."
             )
         inside = inside & (mask.to(device) > 0)
     if not bool(inside.any()):
         raise InputError("The mask has no voxel where the transform can be measured; enlarge it.")
     return inside
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Returns the lengths of vectors (1, 3, *shape), much faster on a CPU than `norm`."""
+    return vectors.detach().square().sum(dim=1, keepdim=True).sqrt()
 
 
 def _spread(determinant: Tensor) -> float:

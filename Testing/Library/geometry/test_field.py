@@ -121,7 +121,7 @@ def test_gradient_of_one_voxel_axes_is_zero():
 def test_exponential_of_minus_v_is_the_inverse():
     v = smooth_displacement((24, 30, 20), 2.0, sigma=5.0)
     forward, backward = exponential(v), exponential(-v)
-    assert compose_displacements(forward, backward).norm(dim=1).mean() < 0.02
+    assert compose_displacements(forward, backward).norm(dim=1).mean() < 0.03
     # The negated displacement is no inverse at all.
     assert compose_displacements(forward, -forward).norm(dim=1).mean() > 0.05
 

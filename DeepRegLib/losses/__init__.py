@@ -1,0 +1,42 @@
+"""Similarities of images and regularisers of deformations, one to a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ParameterError
+from .base import BoundSimilarity, Similarity
+from .dice import Dice
+from .lncc import LNCC
+from .mind import MIND
+from .mse import MSE
+from .mutual_information import MutualInformation
+from .ncc import NCC
+from .ngf import NGF
+
+#: Similarities by the name that parameters and files use.
+SIMILARITIES: dict[str, type[Similarity]] = {
+    "mse": MSE,
+    "ncc": NCC,
+    "lncc": LNCC,
+    "mi": MutualInformation,
+    "mind": MIND,
+    "ngf": NGF,
+    "dice": Dice,
+}
+
+
+def similarity(name: str, **options: Any) -> Similarity:
+    """Makes a similarity by name.
+
+    Raises:
+        ParameterError: If there is none of that name.
+    """
+    if name not in SIMILARITIES:
+        raise ParameterError(
+            f"There is no similarity '{name}'; choose from: {', '.join(SIMILARITIES)}."
+        )
+    return SIMILARITIES[name](**options)
+
+
+__all__ = ["SIMILARITIES", "BoundSimilarity", "Similarity", "similarity"]
