@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import pipeline, registry
 from .errors import InputError
 from .geometry.grid import Grid
@@ -35,7 +32,7 @@ from .io.landmarks import Landmarks
 from .metrics.report import card_text
 from .operations import carry_points_ras, choose_interpolation, measure, warp_image
 from .outputs import Writer, check_outputs, json_writer, write_together
-from .registration.base import Event, Image, ImagePair, Progress, Result
+from .registration.base import Event, ImagePair, Progress, Result
 from .spec import AlgorithmSpec
 
 #: None, True for a bar in the terminal, a function that gets each event, or a `Progress`.
@@ -221,9 +218,7 @@ def warp(
     return like(moved, moving)
 
 
-def warp_points(
-    moving: PointsLike, transform: TransformLike, fixed: Grid | None = None
-) -> NDArray[np.float64] | Landmarks:
+def warp_points(moving: PointsLike, transform: TransformLike, fixed: Grid | None = None) -> Any:
     """Carries landmarks of the moving image to where the moved image shows them.
 
     Args:

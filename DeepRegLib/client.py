@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 import signal
@@ -139,11 +140,10 @@ class WorkerProcess:
         if process is None:
             return
         if idle and process.stdin is not None:
-            try:
+            # Where that does not end it, the next line does.
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 process.stdin.close()
                 process.wait(seconds)
-            except (OSError, subprocess.TimeoutExpired):
-                pass  # It is ended below.
         kill_tree(process)
 
     def poll(self) -> list[JobEvent]:
@@ -250,11 +250,10 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, **_own_group(),
         )  # fmt: skip
     elif process.poll() is None:
-        try:
-            # The process leads a session of its own, so its group has its number.
+        # The process leads a session of its own, so its group has its number. It may just have
+        # ended by itself.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # It has just ended by itself.
     process.wait()
 
 

@@ -85,8 +85,9 @@ def _python() -> Finding:
     if sys.maxsize < 2**32:
         return Finding("Python", FAIL, f"{text}; PyTorch needs a 64-bit Python.")
     if os.name == "nt" and len(sys.prefix) > _LONGEST_FOLDER:
-        return Finding("Python", WARN, f"{text}; its folder has a path of {len(sys.prefix)} letters, "
-                       "too long for PyTorch on Windows: install it in a shorter one.")  # fmt: skip
+        return Finding("Python", WARN, f"{text}; the path of its folder has {len(sys.prefix)} "
+                       "letters, too many for PyTorch on Windows: install it in a shorter "
+                       "one.")  # fmt: skip
     return Finding("Python", OK, text)
 
 

@@ -28,7 +28,7 @@ TransformLike = Union[str, "os.PathLike[str]", sitk.Transform, Transform, ArrayL
 
 
 def as_image(value: ImageLike, name: str = "image") -> Image:
-    """Returns a grey-value image, float32.
+    """Returns a gray-value image, float32.
 
     Args:
         value: What was given.
@@ -77,11 +77,11 @@ def as_labels(value: ImageLike, name: str = "label map", grid: Grid | None = Non
 
 
 def as_either(value: ImageLike, name: str = "image") -> Image:
-    """Returns a label map where the voxels are whole numbers, and a grey-value image otherwise."""
+    """Returns a label map where the voxels are whole numbers, and a gray-value image otherwise."""
     try:
         return as_labels(value, name)
     except InputError:
-        # Fractions, or no image at all: reading it as grey values tells which.
+        # Fractions, or no image at all: reading it as gray values tells which.
         return as_image(value, name)
 
 

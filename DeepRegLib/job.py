@@ -219,7 +219,7 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it: tuples become lists, numbers that are not finite None."""
+    """Returns a value as JSON can hold it: tuples as lists, numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

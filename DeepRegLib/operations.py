@@ -52,13 +52,11 @@ def choose_interpolation(wanted: str | None, data: Tensor, name: str) -> Interpo
         if wanted == known:
             return known
     if wanted is not None:
-        raise ParameterError(
-            f"Interpolation '{wanted}' is not one of {', '.join(INTERPOLATIONS)}."
-        )
+        raise ParameterError(f"Interpolation '{wanted}' is not one of {', '.join(INTERPOLATIONS)}.")
     if looks_like_labels(data):
         raise ParameterError(
             f"'{name}' holds at most {MOST_LABELS} different whole numbers and may be a label map; "
-            "choose the interpolation: nearest for labels, linear for grey values."
+            "choose the interpolation: nearest for labels, linear for gray values."
         )
     return "linear"
 
@@ -195,7 +193,9 @@ def _inverse(transform: Transform, inverse: Transform | None) -> dict[str, float
         return _linear_consistency(transform, inverse)
     if inverse is None:
         # No moving grid is known; the fixed one, carried along by the linear part, covers the same.
-        inverse, _ = invert(transform, Grid(grids[0].shape, transform.linear @ grids[0].voxel_to_ras))
+        inverse, _ = invert(
+            transform, Grid(grids[0].shape, transform.linear @ grids[0].voxel_to_ras)
+        )
     return inverse_consistency_mm(transform, inverse, grids[0])
 
 

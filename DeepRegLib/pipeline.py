@@ -98,16 +98,11 @@ def run(
         "algorithm": "+".join(keys),
         "preset": preset,
         "stages": [{"algorithm": key, "parameters": dict(v)} for key, v in zip(keys, values)],
-        "device": device_name(rung.device),
-        "resolution": "half" if rung.coarse else "full",
         "stopped_early": progress.stop_requested,
         "interpolation": interpolation,
         "fill": fill,
         "remarks": remarks,
-        "fixed": _described(pair.fixed),
-        "moving": _described(pair.moving),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **_circumstances(pair, rung),
         "python": _repeating_call(algorithm, preset, settings or {}, device, names or {}),
     }
     return result
@@ -284,7 +279,9 @@ def _split(initial: Transform | None, fixed: Grid) -> Transform | None:
     if len(points) < 8 or min(fixed.shape) < 2:
         return Transform(initial.linear, on_fixed)
     ones = np.ones((len(points), 1))
-    solution, *_ = np.linalg.lstsq(np.hstack([points, ones]), mapped[0][:, rim].T.numpy(), rcond=None)
+    solution, *_ = np.linalg.lstsq(
+        np.hstack([points, ones]), mapped[0][:, rim].T.numpy(), rcond=None
+    )
     linear = np.eye(4)
     linear[:3] = solution.T
     rest = apply_matrix(np.linalg.inv(linear), mapped) - start
@@ -299,8 +296,22 @@ def _rim(shape: tuple[int, int, int]) -> torch.Tensor:
 
 def _rim_motion(field: Field) -> float:
     """Returns the longest displacement in the outermost layer, in voxels."""
-    lengths = field.displacement[0].norm(dim=0)[_rim(field.grid.shape).to(field.displacement.device)]
+    lengths = field.displacement[0].norm(dim=0)[
+        _rim(field.grid.shape).to(field.displacement.device)
+    ]
     return float(lengths.max()) if lengths.numel() else 0.0
+
+
+def _circumstances(pair: ImagePair, rung: _Rung) -> dict[str, Any]:
+    """Returns what else a result depends on: the images, the device, the versions, the day."""
+    return {
+        "device": device_name(rung.device),
+        "resolution": "half" if rung.coarse else "full",
+        "fixed": _described(pair.fixed),
+        "moving": _described(pair.moving),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def _described(image: Image) -> dict[str, Any]:

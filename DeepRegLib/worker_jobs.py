@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +27,7 @@ from .registration.base import Image, ImagePair, Progress
 
 #: Most voxels of a preview.
 _PREVIEW_VOXELS = 1_000_000
+Points = Union[NDArray[np.float64], None]
 _REGISTER = ("algorithm", "preset", "settings", "device", "interpolation", "fill",
              "preview_seconds", "names")  # fmt: skip
 
@@ -114,15 +115,12 @@ def _warp(job: Job, progress: Progress) -> JobEvent:
 
 def _evaluate(job: Job, progress: Progress) -> JobEvent:
     _checked(job, ())
-    labels = {
-        name: _read_image(job, name, labels=True) if name in job.arrays else None
-        for name in ("fixed_labels", "moved_labels")
-    }
     figures = measure(
-        **labels,
-        **_landmarks(job, "points_ras"),
-        transform=_read_transform(job, "transform"),
-        inverse=_read_transform(job, "inverse"),
+        _read_region(job, "fixed_labels"),
+        _read_region(job, "moved_labels"),
+        *_read_landmarks(job),
+        _read_transform(job, "transform"),
+        _read_transform(job, "inverse"),
     )
     return JobEvent("done", job.id, fraction=1.0, data=figures)
 
@@ -138,23 +136,28 @@ def _read_pair(job: Job) -> ImagePair:
     for name in ("fixed", "moving"):
         if name not in job.arrays:
             raise WorkerError(f"A register job needs the array '{name}'.")
-    regions = {
-        name: _read_image(job, name, labels=True)
-        for name in ("fixed_mask", "moving_mask", "fixed_labels", "moving_labels")
-        if name in job.arrays
-    }
     initial = _read_transform(job, "initial")
     return ImagePair(
-        _read_image(job, "fixed"), _read_image(job, "moving"), **regions,
-        **_landmarks(job, "landmarks_ras"), initial=initial, initial_is_given=initial is not None,
-    )  # fmt: skip
+        _read_image(job, "fixed"),
+        _read_image(job, "moving"),
+        _read_region(job, "fixed_mask"),
+        _read_region(job, "moving_mask"),
+        _read_region(job, "fixed_labels"),
+        _read_region(job, "moving_labels"),
+        *_read_landmarks(job),
+        initial=initial,
+        initial_is_given=initial is not None,
+    )
 
 
-def _landmarks(job: Job, suffix: str) -> dict[str, NDArray[np.float64] | None]:
+def _read_landmarks(job: Job) -> tuple[Points, Points]:
     names = ("fixed_landmarks", "moving_landmarks")
-    points = [_read_points(job, name) if name in job.arrays else None for name in names]
-    fixed, moving = paired_points(*points)
-    return {f"fixed_{suffix}": fixed, f"moving_{suffix}": moving}
+    fixed, moving = (_read_points(job, n) if n in job.arrays else None for n in names)
+    return paired_points(fixed, moving)
+
+
+def _read_region(job: Job, name: str) -> Image | None:
+    return _read_image(job, name, labels=True) if name in job.arrays else None
 
 
 def _read_image(job: Job, name: str, labels: bool = False) -> Image:
@@ -200,7 +203,7 @@ def _load(job: Job, described: ArrayFile) -> NDArray:
 
 
 def _write_image(folder: Path, name: str, image: Image) -> ArrayFile:
-    array = sitk.GetArrayViewFromImage(to_sitk(image))
+    array = sitk.GetArrayFromImage(to_sitk(image))
     return ArrayFile(_save(folder, name, array), _rows(image.grid), str(array.dtype))
 
 

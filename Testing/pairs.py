@@ -11,21 +11,22 @@ import torch
 
 from DeepRegLib.geometry.affine import rotation_from_vector
 from DeepRegLib.geometry.grid import Grid
+from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.registration.base import Image, ImagePair
 
 from support import make_grid
 
 
 def phantom(points: np.ndarray) -> np.ndarray:
-    """A head-like object of 60 mm: a shell with a dozen blobs, values 0 to about 100."""
+    """A head-like object of 60 mm: a body with thirty blobs, values 0 to about 100."""
     rng = np.random.default_rng(7)
     radii = np.array([26.0, 32.0, 29.0])
     depth = np.linalg.norm(points / radii, axis=-1)
     body = 1.0 / (1.0 + np.exp((depth - 1.0) * 14.0))
     value = 40.0 * body
-    for _ in range(14):
-        center = rng.uniform(-0.65, 0.65, 3) * radii
-        width = rng.uniform(4.0, 8.0)
+    for _ in range(30):
+        center = rng.uniform(-0.7, 0.7, 3) * radii
+        width = rng.uniform(3.5, 7.0)
         square = ((points - center) ** 2).sum(-1) / (2 * width**2)
         value = value + rng.uniform(-30, 55) * np.exp(-square) * body
     return value
@@ -61,7 +62,7 @@ def known_matrix(turn=(0.10, -0.08, 0.12), shift=(4.0, -3.0, 2.5), scale=1.0) ->
     return matrix
 
 
-def make_image(grid: Grid, to_phantom: np.ndarray | None = None, noise: float = 0.3) -> Image:
+def make_image(grid: Grid, to_phantom: np.ndarray | None = None, noise: float = 0.5) -> Image:
     points = voxel_points(grid)
     if to_phantom is not None:
         points = points @ to_phantom[:3, :3].T + to_phantom[:3, 3]

@@ -49,15 +49,15 @@ SPEC = AlgorithmSpec(
     parameters=(
         Parameter(
             name="modality",
-            default="auto",
-            choices=("auto", "same", "different"),
-            help="Whether both images show the same contrast; auto compares them after alignment.",
+            default="same",
+            choices=("same", "different"),
+            help="Whether both images show the same contrast; different smooths more.",
         ),
         Parameter(
             name="similarity",
             default="auto",
             choices=("auto", "lncc", "mse", "ncc", "mi", "mind", "ngf"),
-            help="What is compared; auto takes lncc for the same, mind for different contrasts.",
+            help="What is compared; auto takes local correlation, with wide windows across contrasts.",
             advanced=True,
         ),
         Parameter(

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", metavar="FILE", help="save the details of an error in a file")
     parser = _Parser(prog="python -m DeepRegLib", description="Registers 3-D medical images.")
     parser.add_argument("--version", action="version", version=f"DeepRegLib {__version__}")
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     register.add(commands, common)
     warp.add(commands, common)
     evaluate.add(commands, common)
-    worker = commands.add_parser("worker", parents=[common],
-                                 help="run jobs from standard input (for the Slicer panel)")  # fmt: skip
+    text = "run jobs from standard input (for the Slicer panel)"
+    worker = commands.add_parser("worker", parents=[common], help=text)
     worker.set_defaults(execute=_worker)
     return parser
 

@@ -19,8 +19,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     listing.add_argument("algorithm", nargs="?", help="show the parameters of this one")
     listing.add_argument("--json", action="store_true", help="everything, as JSON")
     listing.set_defaults(execute=_list)
-    doctor = commands.add_parser("doctor", parents=[common],
-                                 help="check Python, PyTorch, the GPU and the rest")  # fmt: skip
+    text = "check Python, PyTorch, the GPU and the rest"
+    doctor = commands.add_parser("doctor", parents=[common], help=text)
     doctor.add_argument("--json", action="store_true", help="the findings as JSON")
     doctor.set_defaults(execute=_doctor)
 
@@ -52,8 +52,9 @@ def _details(spec: AlgorithmSpec) -> list[str]:
     for parameter in spec.parameters:
         lines.append(f"  {parameter.name} = {_value(parameter.default)}{_range(parameter)}")
         lines += _wrapped(parameter.help, "      ")
-        changed = [f"{p}: {_value(parameter.presets[p])}" for p in PRESETS if p in parameter.presets]
-        lines += [f"      {'; '.join(changed)}"] if changed else []
+        presets = [(name, parameter.presets[name]) for name in PRESETS if name in parameter.presets]
+        if presets:
+            lines.append("      " + "; ".join(f"{name}: {_value(v)}" for name, v in presets))
     lines += ["", "References:"]
     for r in spec.references:
         lines += _wrapped(f"{r.authors}: {r.title}. {r.venue}, {r.year}. {r.link}", "  ")

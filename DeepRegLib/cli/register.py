@@ -35,13 +35,19 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("fixed", metavar="FIXED", help="image that stays")
     parser.add_argument("moving", metavar="MOVING", help="image that is moved")
-    parser.add_argument("--algorithm", default="greedy", metavar="NAMES",
-                        help="such as rigid, rigid+affine or rigid+affine+greedy (default greedy)")  # fmt: skip
+    parser.add_argument(
+        "--algorithm", default="greedy", metavar="NAMES",
+        help="such as rigid, rigid+affine or rigid+affine+greedy (default greedy)",
+    )  # fmt: skip
     parser.add_argument("--preset", choices=PRESETS, default="balanced")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                        help="a parameter for every stage that has it; stage.NAME=VALUE for one")  # fmt: skip
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda",
-                        help="auto takes the GPU if it works (default)")  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="a parameter for every stage that has it; stage.NAME=VALUE for one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda",
+        help="auto takes the GPU if it works (default)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
     for name, text in (
         ("--fixed-mask", "where the fixed image counts"),

@@ -23,8 +23,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "warp", parents=[common], help="apply a transform to an image, label map or landmarks",
         description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("input", metavar="INPUT",
-                        help="image, or landmarks (.mrk.json, .fcsv, .csv), of the moving space")  # fmt: skip
+    text = "image, or landmarks (.mrk.json, .fcsv, .csv), of the moving space"
+    parser.add_argument("input", metavar="INPUT", help=text)
     parser.add_argument("--transform", required=True, metavar="FILE", help="fixed to moving")
     parser.add_argument("--reference", metavar="FILE",
                         help="fixed image, whose grid the result takes; landmarks need it only for "

@@ -40,22 +40,26 @@ def solve_inverse(
     Returns:
         The points x (1, 3, *out) and their remaining errors (1, 1, *out), in voxels.
     """
-    points = targets - sample(displacement, targets)
-    step = torch.ones_like(targets[:, :1])
-    best, best_error = points.clone(), torch.full_like(step, torch.inf)
-    previous = best_error.clone()
+    shape = targets.shape
+    targets = targets.reshape(1, 3, -1, 1, 1)
+    best = targets - sample(displacement, targets)
+    best_error = torch.full_like(targets[:, :1], torch.inf)
+    # Most points settle within a few iterations; only the others go on.
+    active = torch.arange(targets.shape[2], device=targets.device)
+    points, step, previous = best.clone(), torch.ones_like(best_error), best_error.clone()
     for _ in range(iterations):
-        residual = points + sample(displacement, points) - targets
+        residual = points + sample(displacement, points) - targets[:, :, active]
         error = residual.norm(dim=1, keepdim=True)
-        better = error < best_error
-        best = torch.where(better, points, best)
-        best_error = torch.where(better, error, best_error)
-        if (best_error > tolerance_voxel).float().mean() < 1e-3:
+        better = error < best_error[:, :, active]
+        best[:, :, active] = torch.where(better, points, best[:, :, active])
+        best_error[:, :, active] = torch.where(better, error, best_error[:, :, active])
+        going = (best_error[0, 0, active, 0, 0] > tolerance_voxel).nonzero()[:, 0]
+        if len(going) <= 1e-3 * targets.shape[2]:
             break
         step = torch.where(error > previous, step * 0.5, step).clamp_(min=0.05)
-        previous = error
-        points = points - step * residual
-    return best, best_error
+        points = (points - step * residual)[:, :, going]
+        step, previous, active = step[:, :, going], error[:, :, going], active[going]
+    return best.reshape(shape), best_error.reshape(1, 1, *shape[2:])
 
 
 def invert_displacement(displacement: Tensor, iterations: int = 60) -> tuple[Tensor, InverseError]:
@@ -99,15 +103,15 @@ def invert(transform: Transform, moving: Grid) -> tuple[Transform, InverseError]
 
 def round_trip_error_mm(transform: Transform, inverse: Transform, grid: Grid) -> Tensor:
     """Distance of inverse(transform(p)) from p for every voxel p of a grid, (1, 1, *shape), mm."""
-    device = None if transform.field is None else transform.field.displacement.device
+    part = transform.field or inverse.field
+    device = None if part is None else part.displacement.device
     start = voxel_coordinates(grid.shape, device)
-    forward = Transform(transform.linear, transform.field)
     if inverse.field is None:
-        there = forward.moving_coordinates(grid, grid, device)
+        there = transform.moving_coordinates(grid, grid, device)
         back = apply_matrix(grid.voxel_to_voxel(grid, inverse.linear), there)
     else:
         middle = inverse.field.grid
-        there = forward.moving_coordinates(grid, middle, device)
+        there = transform.moving_coordinates(grid, middle, device)
         there = there + sample(inverse.field.displacement, there)
         back = apply_matrix(middle.voxel_to_voxel(grid, inverse.linear), there)
     offset = np.eye(4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,19 +38,35 @@ class DenseSettings:
     field_sigma: float
     tolerance: float
     finest_mm: float
-    modality: str = "auto"
+    modality: str = "same"
     rim: int = 4
 
 
 #: Smoothing of the update and of the field, in voxels: the two regularity presets.
 REGULARITY = {"detailed": (1.7, 0.7), "smooth": (2.5, 1.2)}
-
+#: Different contrasts agree less well, so their noisier forces are smoothed this much more, and
+#: correlation needs windows this much wider (measured on T1 to FLAIR, Benchmarks/README.md).
+_DIFFERENT_SIGMA, _DIFFERENT_RADIUS = (2.35, 2.85), 2
 
 def dense_settings(values: Mapping[str, Any]) -> DenseSettings:
     """Makes settings from the parameters of a dense algorithm, such as `algorithms/greedy.py`."""
     update_sigma, field_sigma = REGULARITY[values["regularity"]]
     rest = {name: value for name, value in values.items() if name != "regularity"}
     return DenseSettings(**rest, update_sigma=update_sigma, field_sigma=field_sigma)
+
+
+def for_modality(settings: DenseSettings) -> DenseSettings:
+    """Returns settings whose similarity and smoothing fit the contrasts of the pair."""
+    if settings.similarity == "auto":
+        settings = replace(settings, similarity="lncc")
+    if settings.modality == "same":
+        return settings
+    return replace(
+        settings,
+        radius=settings.radius * _DIFFERENT_RADIUS,
+        update_sigma=settings.update_sigma * _DIFFERENT_SIGMA[0],
+        field_sigma=settings.field_sigma * _DIFFERENT_SIGMA[1],
+    )
 
 
 @dataclass(eq=False)
@@ -75,7 +91,7 @@ class DenseEngine:
     """
 
     def __init__(self, settings: DenseSettings) -> None:
-        self._settings = settings
+        self._settings = for_modality(settings)
         self._history: list[dict[str, Any]] = []
 
     def register(self, pair: ImagePair, progress: Progress) -> Result:

@@ -59,10 +59,11 @@ def otsu_threshold(image: Tensor, bins: int = 256) -> float:
     centers = low + (np.arange(bins) + 0.5) * (high - low) / bins
     below, total = np.cumsum(histogram), histogram.sum()
     mean_below = np.cumsum(histogram * centers)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean_below[-1] * below / total - mean_below) ** 2 / (below * (total - below))
+    weight = below * (total - below)
+    # Beyond the last voxel the weight is zero but the difference is a rounding error, not zero.
+    difference = mean_below[-1] * below / total - mean_below
+    between = np.divide(difference**2, weight, out=np.zeros(bins), where=weight > 0)
     # The best threshold is often a plateau of empty bins; its middle is the safest.
-    between = np.nan_to_num(between)
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     return float(centers[best].mean())
 
