@@ -24,7 +24,7 @@ def bar(quiet: bool = False) -> Iterator[Callable[[Event], None]]:
     except ImportError:  # a convenience that Slicer's Python may lack
         yield lambda event: _remark(event, quiet)
         return
-    form = "{desc:<12}{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
+    form = "{desc:<12}{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
     with tqdm(total=100.0, bar_format=form, leave=False, disable=True if quiet else None) as shown:
 
         def listen(event: Event) -> None:

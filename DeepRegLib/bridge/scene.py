@@ -27,7 +27,8 @@ def new_scene() -> slicer.vtkMRMLScene:
     """Returns an empty scene, outside Slicer, that knows the node classes used here."""
     scene = slicer.vtkMRMLScene()
     for name in _MODULE_NODES:
-        scene.RegisterNodeClass(getattr(slicer, name)())
+        if not scene.IsNodeClassRegistered(name):
+            scene.RegisterNodeClass(getattr(slicer, name)())
     colors = slicer.vtkMRMLColorLogic()
     colors.SetMRMLScene(scene)
     return scene
@@ -67,7 +68,7 @@ def place_beside(
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     if hierarchy is None:
         return
-    invalid = slicer.vtkMRMLSubjectHierarchyNode.INVALID_ITEM_ID
+    invalid = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
     item, beside = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(other)
     if beside == invalid:
         return

@@ -181,7 +181,7 @@ def add_transform(
 def apply_transform(
     node: slicer.vtkMRMLTransformNode | None, *nodes: slicer.vtkMRMLTransformableNode
 ) -> None:
-    """Puts nodes that share the moving volume's coordinates under a transform; None takes it off."""
+    """Puts nodes that share the moving volume's coordinates under a transform (None: none)."""
     for child in nodes:
         child.SetAndObserveTransformNodeID(None if node is None else node.GetID())
 

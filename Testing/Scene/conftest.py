@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +11,22 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (the MRML library)")
 
 from DeepRegLib.bridge import mrml  # noqa: E402
+from DeepRegLib.bridge.vtk_arrays import to_vtk_matrix  # noqa: E402
 from DeepRegLib.geometry.grid import Grid  # noqa: E402
 
 
+@pytest.fixture(scope="session")
+def _surface_rule():
+    """Makes surfaces convertible to voxels, by the rule that Slicer registers when it starts."""
+    factory = slicer.vtkSegmentationConverterFactory.GetInstance()
+    factory.RegisterConverterRule(slicer.vtkClosedSurfaceToBinaryLabelmapConversionRule())
+
+
 @pytest.fixture
-def scene():
+def scene(_surface_rule):
     """An empty scene, which is also the global one as in Slicer."""
     scene = mrml.new_scene()
     slicer.mrmlScene = scene
-    # Surfaces become voxels by rules that Slicer registers when it starts.
-    factory = slicer.vtkSegmentationConverterFactory.GetInstance()
-    if not factory.GetConverterRules() or factory.GetConverterRules().GetNumberOfItems() == 0:
-        factory.RegisterConverterRule(slicer.vtkClosedSurfaceToBinaryLabelmapConversionRule())
     yield scene
     slicer.mrmlScene = None
     scene.Clear(True)
@@ -89,8 +94,6 @@ def example_matrix() -> np.ndarray:
 @pytest.fixture
 def tools():
     """The helpers above, as tests have no package to import them from."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(
         rotation=rotation,
         make_grid=make_grid,
@@ -105,8 +108,6 @@ def linear_parent(scene):
     """Adds a linear transform node from a matrix to parent; another transform may be its parent."""
 
     def add(matrix, above=None):
-        from DeepRegLib.bridge.vtk_arrays import to_vtk_matrix
-
         node = slicer.vtkMRMLLinearTransformNode()
         node.SetMatrixTransformToParent(to_vtk_matrix(matrix))
         scene.AddNode(node)

@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up everything they need in .venv and reuse it.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+# Nothing needs a screen: VTK renders in memory, Qt draws offscreen.
+export QT_QPA_PLATFORM ?= offscreen
+export VTK_DEFAULT_OPENGL_WINDOW ?= vtkOSOpenGLRenderWindow
+
+.PHONY: help setup demo test lint types test-library test-scene docs benchmark clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv with everything for development
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "DeepReg needs Python 3.10 or later; set PYTHON=/path/to/python3.11."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first and by itself, so that pip takes the pinned build and nothing newer.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --editable '.[slicer,test,dev]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: $(STAMP) ## Register a real pair, save a Slicer scene, make a picture
+	@$(BIN)/python tools/demo.py
+
+test: lint types test-library test-scene ## Run everything that can run here
+
+lint: $(STAMP) ## Check style and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || echo "(ruff format would change files; run it before a commit)"
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs DeepRegLib DeepReg tools Benchmarks
+
+types: $(STAMP) ## Check annotations
+	$(BIN)/mypy
+
+test-library: $(STAMP) ## Run the tests of DeepRegLib
+	$(BIN)/python -m pytest Testing/Library -n 2 --dist loadfile -q
+
+test-scene: $(STAMP) ## Run the tests on the real MRML library
+	$(BIN)/python -m pytest Testing/Scene -q
+
+docs: $(STAMP) ## Write docs/algorithms.md anew
+	$(BIN)/python tools/make_docs.py
+
+benchmark: $(STAMP) ## Measure on the real volumes (an hour on two cores)
+	$(BIN)/python Benchmarks/main_job.py
+
+clean: ## Remove what the targets made
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache

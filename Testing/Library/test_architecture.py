@@ -1,0 +1,181 @@
+"""Who may import whom, and what has only one place. Every rule is also shown a bad example."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "DeepRegLib"
+#: May import: the standard library and each other only.
+LIGHT = {"spec", "registry", "job", "errors"}
+HEAVY = {"torch", "numpy", "SimpleITK", "vtk", "slicer", "safetensors", "scipy"}
+#: Package of DeepRegLib -> packages of DeepRegLib that it may import.
+ALLOWED = {
+    "geometry": {"geometry", "errors"},
+    "losses": {"losses", "geometry", "errors"},
+    "networks": {"networks", "geometry", "errors"},
+    "metrics": {"metrics", "losses", "geometry", "registration", "errors"},
+    "registration": {"registration", "losses", "geometry", "networks", "spec", "registry", "errors"},
+    "algorithms": {"registration", "losses", "geometry", "networks", "training", "spec", "errors"},
+    "io": {"io", "geometry", "registration", "errors"},
+    "bridge": {"bridge", "geometry", "registration", "io", "errors"},
+}
+ONLY_IN = {
+    "SimpleITK": ("io", "api.py", "inputs.py", "outputs.py", "doctor.py"),
+    "slicer": ("bridge",),
+    "vtk": ("bridge",),
+}
+FORBIDDEN = {"qt", "ctk", "PythonQt", "PySide6", "scipy", "deepreg"}
+
+
+def library_files():
+    return sorted(LIBRARY.rglob("*.py"))
+
+
+def imports(tree, file):
+    """Yields (dotted name, line) of every import; relative ones as DeepRegLib.…"""
+    package = ("DeepRegLib", *file.relative_to(LIBRARY).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if node.module:
+                yield module, node.lineno
+            else:
+                yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def import_faults(source, file):
+    """Lists what a file of the library imports against the rules."""
+    faults = []
+    parts = file.relative_to(LIBRARY).parts
+    where = parts[0] if len(parts) > 1 else Path(parts[0]).stem
+    for name, line in imports(ast.parse(source), file):
+        top = name.split(".")[0]
+        inner = name.split(".")[1] if top == "DeepRegLib" and "." in name else None
+        if top in FORBIDDEN:
+            faults.append(f"{file.name}:{line} imports {name}")
+        if top in ONLY_IN and where not in ONLY_IN[top] and parts[0] not in ONLY_IN[top]:
+            faults.append(f"{file.name}:{line} imports {name} outside {ONLY_IN[top]}")
+        if where in LIGHT and (top in HEAVY or (inner and inner not in LIGHT)):
+            faults.append(f"{file.name}:{line} imports {name}, but has to stay light")
+        if inner and where in ALLOWED and inner not in ALLOWED[where]:
+            faults.append(f"{file.name}:{line}: {where} imports {inner}")
+        if parts == ("geometry", "grid.py") and top == "torch":
+            faults.append(f"{file.name}:{line}: the grid is numpy only")
+        if top == "DeepReg":
+            faults.append(f"{file.name}:{line} imports the Slicer module")
+    return faults
+
+
+def code_faults(source, file):
+    """Lists calls and literals that have one place only."""
+    faults = []
+    parts = file.relative_to(LIBRARY).parts
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "grid_sample" and parts != (
+            "geometry",
+            "sampling.py",
+        ):
+            faults.append(f"{file.name}:{node.lineno}: grid_sample outside geometry/sampling.py")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (
+            node.func.id == "print" and parts[0] not in ("cli", "__main__.py")
+        ):
+            faults.append(f"{file.name}:{node.lineno}: print outside the command line")
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            faults.append(f"{file.name}:{node.lineno}: bare except")
+        if isinstance(node, (ast.List, ast.Tuple)) and parts != ("io", "itk_transform.py"):
+            numbers = [_number(item) for item in node.elts]
+            if numbers in ([-1, -1, 1], [-1, -1, 1, 1]):
+                faults.append(f"{file.name}:{node.lineno}: LPS flip outside io/itk_transform.py")
+    for node in tree.body:
+        if "warnings.filterwarnings" in ast.unparse(node) and not isinstance(
+            node, (ast.FunctionDef, ast.ClassDef)
+        ):
+            faults.append(f"{file.name}:{node.lineno}: global warning filter")
+    return faults
+
+
+def _number(node):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = _number(node.operand)
+        return None if inner is None else -inner
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) else None
+
+
+@pytest.mark.parametrize("file", library_files(), ids=lambda f: str(f.relative_to(LIBRARY)))
+def test_library_file(file):
+    source = file.read_text(encoding="utf-8")
+    faults = import_faults(source, file) + code_faults(source, file)
+    assert not faults, "\n".join(faults)
+    assert len(source.splitlines()) <= 400, f"{file.name} has more than 400 lines; split it"
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("spec.py", "import numpy"),
+        ("job.py", "from .geometry import grid"),
+        ("geometry/grid.py", "import torch"),
+        ("geometry/field.py", "from ..losses import lncc"),
+        ("losses/mse.py", "from ..registration.base import Image"),
+        ("algorithms/greedy.py", "from .rigid import Algorithm"),
+        ("algorithms/greedy.py", "from ..io.images import read_image"),
+        ("registration/dense.py", "import SimpleITK"),
+        ("metrics/report.py", "import slicer"),
+        ("registration/dense.py", "from ..bridge import mrml"),
+        ("bridge/mrml.py", "import qt"),
+    ],
+)
+def test_import_rules_catch(place, source):
+    assert import_faults(source, LIBRARY / place)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "F.grid_sample(a, b)",
+        "print('x')",
+        "try:\n    f()\nexcept:\n    pass",
+        "flip = np.diag([-1, -1, 1, 1])",
+        "flip = (-1.0, -1.0, 1.0)",
+        "import warnings\nwarnings.filterwarnings('ignore')",
+    ],
+)
+def test_code_rules_catch(source):
+    assert code_faults(source, LIBRARY / "registration" / "dense.py")
+
+
+def test_the_slicer_module_never_imports_torch():
+    for file in (ROOT / "DeepReg").rglob("*.py"):
+        names = {n.split(".")[0] for n, _ in imports(ast.parse(file.read_text()), LIBRARY / "x.py")}
+        assert "torch" not in names, file.name
+
+
+def test_listing_algorithms_needs_nothing_heavy():
+    code = (
+        "import sys, DeepRegLib, DeepRegLib.job\n"
+        "from DeepRegLib import registry\n"
+        "assert 'greedy' in registry.specs()\n"
+        f"print(sorted(set(sys.modules) & {sorted(HEAVY)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_no_machine_paths_in_the_repository():
+    pattern = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/[\w.]")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split():
+        file = ROOT / name
+        if file.suffix in {".py", ".md", ".txt", ".toml", ".json", ".cmake", ""} and file.is_file():
+            found = pattern.search(file.read_text(encoding="utf-8", errors="replace"))
+            assert not found, f"{name}: {found and found.group()}"

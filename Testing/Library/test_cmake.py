@@ -1,0 +1,53 @@
+"""The CMake files name every Python file of both packages, and no test. Run with stand-in macros."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MACROS = """
+set(Slicer_FOUND TRUE)
+set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/UseSlicer.cmake")
+set(Slicer_EXTENSION_GENERATE_CONFIG "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
+set(Slicer_EXTENSION_CPACK "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib)
+macro(slicerMacroBuildScriptedModule)
+  file(APPEND "${CMAKE_BINARY_DIR}/named.txt" "${ARGN}")
+endmacro()
+macro(ctkMacroCompilePythonScript)
+  file(APPEND "${CMAKE_BINARY_DIR}/named.txt" ";${ARGN}")
+endmacro()
+macro(slicer_add_python_unittest)
+endmacro()
+"""
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    config = tmp_path_factory.mktemp("slicer")
+    (config / "SlicerConfig.cmake").write_text(MACROS)
+    (config / "UseSlicer.cmake").write_text("")
+    (config / "empty.cmake").write_text("")
+    build = tmp_path_factory.mktemp("build")
+    command = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DSlicer_DIR={config}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return (build / "named.txt").read_text().split(";")
+
+
+def test_every_file_of_both_packages_is_installed(named):
+    module = {str(f.relative_to(ROOT / "DeepReg")) for f in (ROOT / "DeepReg").rglob("*.py")}
+    library = {str(f.relative_to(ROOT)) for f in (ROOT / "DeepRegLib").rglob("*.py")}
+    assert module | library <= set(named)
+    assert "DeepReg.py" in named
+    assert "DeepRegLib/algorithms/greedy.py" in named
+
+
+def test_icons_are_installed_and_tests_are_not(named):
+    assert any(name.endswith("Icons/DeepReg.png") for name in named)
+    assert not [name for name in named if "Testing" in name or Path(name).name.startswith("test_")]
