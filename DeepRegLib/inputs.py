@@ -169,8 +169,13 @@ def like(image: Image, example: object) -> Any:
     if isinstance(example, sitk.Image):
         return to_sitk(image)
     if isinstance(example, (np.ndarray, tuple)):
-        return sitk.GetArrayFromImage(to_sitk(image))
+        return to_array(image)
     return image
+
+
+def to_array(image: Image) -> NDArray:
+    """Returns the voxels in the pixel type that the image had, rounded and clipped to it."""
+    return sitk.GetArrayFromImage(to_sitk(image))
 
 
 def _is_path(value: object) -> bool:

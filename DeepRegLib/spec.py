@@ -83,6 +83,7 @@ class Parameter:
             return float(value)  # type: ignore[arg-type]
         if isinstance(self.default, tuple):
             items = value.split(",") if isinstance(value, str) else value
+            items = (items,) if isinstance(items, (int, float)) else items
             kind = int if all(isinstance(item, int) for item in self.default) else float
             return tuple(kind(item) for item in items)  # type: ignore[attr-defined]
         return str(value)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
@@ -19,8 +18,7 @@ from .errors import FileFormatError, ParameterError, WorkerError
 from .geometry.field import Field
 from .geometry.grid import Grid
 from .geometry.transform import Transform
-from .inputs import as_image, as_labels, paired_points
-from .io.images import to_sitk
+from .inputs import as_image, as_labels, paired_points, to_array
 from .job import IDENTITY, ArrayFile, Job, JobEvent, TransformFile
 from .operations import carry_points_ras, choose_interpolation, measure, warp_image
 from .registration.base import Image, ImagePair, Progress
@@ -203,7 +201,7 @@ def _load(job: Job, described: ArrayFile) -> NDArray:
 
 
 def _write_image(folder: Path, name: str, image: Image) -> ArrayFile:
-    array = sitk.GetArrayFromImage(to_sitk(image))
+    array = to_array(image)
     return ArrayFile(_save(folder, name, array), _rows(image.grid), str(array.dtype))
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from support import make_grid
 
 from DeepRegLib.geometry.affine import rotation_from_vector
 from DeepRegLib.geometry.grid import Grid
-from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.registration.base import Image, ImagePair
-
-from support import make_grid
 
 
 def phantom(points: np.ndarray) -> np.ndarray:

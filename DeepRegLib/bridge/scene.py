@@ -31,6 +31,8 @@ def new_scene() -> slicer.vtkMRMLScene:
             scene.RegisterNodeClass(getattr(slicer, name)())
     colors = slicer.vtkMRMLColorLogic()
     colors.SetMRMLScene(scene)
+    # The color tables go when the logic goes, so it lives as long as the scene.
+    scene.color_logic = colors
     return scene
 
 
@@ -43,7 +45,7 @@ def scene_transaction(scene: slicer.vtkMRMLScene) -> Iterator[None]:
     Example:
         ``with scene_transaction(scene): add_transform(...); add_moved_volume(...)``
     """
-    before = {id_ for id_ in _node_ids(scene)}
+    before = set(_node_ids(scene))
     try:
         yield
     except BaseException:
@@ -117,8 +119,10 @@ def open_scene(path: str | Path) -> slicer.vtkMRMLScene:
         raise FileFormatError(f"There is no scene file '{path}'.")
     scene = new_scene()
     scene.SetURL(str(path))
-    if not scene.Connect() or scene.GetErrorCode():
-        raise FileFormatError(f"The scene '{path}' cannot be read: {scene.GetErrorMessage()}")
+    if not scene.Connect():
+        raise FileFormatError(
+            f"The scene '{path}' cannot be read; it is damaged, or some of its data files are gone."
+        )
     return scene
 
 

@@ -10,9 +10,9 @@ Beyond the grid of a displacement VTK repeats the edge vector and ITK applies no
 deal with that; in both the deformation u of p -> A(p + u(p)) fades to zero at the rim.
 
 - ``grid``: one grid transform node with the total displacement A(p + u(p)) - p. One file, read by
-  every program. Slicer and ITK agree inside the fixed image; outside, Slicer goes on with the
-  edge vector, which follows A only roughly, and ITK does nothing. With A = identity both do
-  nothing there and agree everywhere.
+  every program. Slicer and ITK agree inside the fixed image (up to its outermost voxel centers);
+  outside, Slicer goes on with the edge vector, which follows A only roughly, and ITK does
+  nothing. With A = identity both do nothing there and agree everywhere.
 - ``chain``: a linear node that holds A, under a grid node that holds u alone. Slicer, ITK and the
   library agree everywhere, and the linear part can be read and edited by itself; it takes two
   files, applied as A after u.
@@ -20,6 +20,7 @@ deal with that; in both the deformation u of p -> A(p + u(p)) fades to zero at t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ def add_warp(
     layout: Layout = "grid",
     fixed: slicer.vtkMRMLVolumeNode | None = None,
     moving: slicer.vtkMRMLVolumeNode | None = None,
-    fade_voxel: int = 4,
+    fade_voxel: int | None = None,
 ) -> slicer.vtkMRMLTransformNode:
     """Adds p -> linear(p + u(p)) in one of the two layouts described at the top of the file.
 
@@ -116,8 +117,8 @@ def add_warp(
         layout: ``grid`` or ``chain``.
         fixed: Fixed volume: its parent becomes the parent, and it is noted as the fixed one.
         moving: Moving volume, noted as such.
-        fade_voxel: Width of the rim where u fades to zero; a rim that is zero already, or a width
-            of 0, leaves u as it is.
+        fade_voxel: Width of the rim where u fades to zero; 0 leaves u as it is. By default twice
+            the motion at the rim (at least 4), which cannot fold; none if the rim is at rest.
 
     Returns:
         The node to put the moving volume under. For ``chain`` that is the linear node; the grid
@@ -131,7 +132,8 @@ def add_warp(
     matrix = _checked(linear)
     if deformation_ras_mm is None:
         return add_linear_transform(scene, name, matrix, fixed, moving)
-    u = faded(_vectors(deformation_ras_mm, grid), fade_voxel)
+    u = _vectors(deformation_ras_mm, grid)
+    u = faded(u, _rim_width(u, grid) if fade_voxel is None else fade_voxel)
     if layout == "grid":
         return add_grid_transform(scene, name, total_ras_mm(matrix, u, grid), grid, fixed, moving)
     outer = slicer.vtkMRMLGridTransformNode()
@@ -151,11 +153,12 @@ def add_transform(
     layout: Layout = "grid",
     fixed: slicer.vtkMRMLVolumeNode | None = None,
     moving: slicer.vtkMRMLVolumeNode | None = None,
-    fade_voxel: int = 4,
+    fade_voxel: int | None = None,
 ) -> slicer.vtkMRMLTransformNode:
     """Adds a transform of the library; as `add_warp`.
 
-    For the inverse pass ``result.inverse`` with the moving grid, and the two volumes swapped.
+    For the inverse pass ``result.inverse`` with the moving grid, the two volumes swapped, and
+    ``fade_voxel=0``, as its field need not be at rest at the rim of the moving image.
 
     Args:
         scene: Scene to add to.
@@ -165,7 +168,7 @@ def add_transform(
         layout: ``grid`` or ``chain``.
         fixed: Fixed volume.
         moving: Moving volume.
-        fade_voxel: Width of the rim where the deformation fades out.
+        fade_voxel: Width of the rim where the deformation fades to zero; see `add_warp`.
 
     Returns:
         The node to put the moving volume under.
@@ -229,11 +232,8 @@ def total_ras_mm(linear: ArrayLike, deformation_ras_mm: NDArray, grid: Grid) -> 
 
 
 def faded(vectors: NDArray[np.float32], width_voxel: int) -> NDArray[np.float32]:
-    """Returns vectors (3, *shape) that fall to zero at the rim; as `geometry.field.fade_window`.
-
-    Vectors whose outermost layer is zero already come back as they are.
-    """
-    if width_voxel < 1 or _rim_is_zero(vectors):
+    """Returns vectors (3, *shape) that fall to zero at the rim; as `geometry.field.fade_window`."""
+    if width_voxel < 1:
         return vectors
     result = vectors.copy()
     for axis, size in enumerate(vectors.shape[1:]):
@@ -247,13 +247,16 @@ def faded(vectors: NDArray[np.float32], width_voxel: int) -> NDArray[np.float32]
     return result
 
 
-def _rim_is_zero(vectors: NDArray) -> bool:
+def _rim_width(vectors: NDArray, grid: Grid) -> int:
+    """Width over which vectors fade without folding: twice their motion in the outermost layer."""
+    motion = 0.0
     for axis in range(1, 4):
         if vectors.shape[axis] > 1:
-            ends = np.take(vectors, (0, -1), axis)
-            if np.abs(ends).max() > 1e-5:
-                return False
-    return True
+            ends = np.take(vectors, (0, -1), axis).reshape(3, -1)
+            motion = max(
+                motion, float(np.linalg.norm(grid.ras_to_voxel[:3, :3] @ ends, axis=0).max())
+            )
+    return 0 if motion < 1e-4 else max(4, math.ceil(2 * motion))
 
 
 def _grid_transform(displacement_ras_mm: ArrayLike, grid: Grid) -> vtk.vtkAbstractTransform:

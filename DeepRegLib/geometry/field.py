@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import GeometryError
-from .grid import Grid
+from .grid import Grid, invert_matrix
 from .sampling import (
     Interpolation,
     Padding,
@@ -106,7 +106,7 @@ class Field:
         matrix = grid.voxel_to_voxel(self.grid)
         where = voxel_coordinates(grid.shape, self.displacement.device)
         vectors = self.at(apply_matrix(matrix, where))
-        return Field(_rotate(np.linalg.inv(matrix), vectors), grid)
+        return Field(_rotate(invert_matrix(matrix), vectors), grid)
 
     def warp(
         self,

@@ -60,7 +60,7 @@ class Grid:
     @property
     def ras_to_voxel(self) -> Matrix:
         """Inverse of `voxel_to_ras`."""
-        return np.linalg.inv(self.voxel_to_ras)
+        return invert_matrix(self.voxel_to_ras)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -148,3 +148,8 @@ def transform_points(matrix: ArrayLike, points: ArrayLike) -> NDArray[np.float64
     """Applies a 4 x 4 affine matrix to points of shape (..., 3)."""
     matrix = np.asarray(matrix, np.float64)
     return np.asarray(points, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def invert_matrix(matrix: ArrayLike) -> Matrix:
+    """Returns the inverse of a square matrix, float64."""
+    return np.asarray(np.linalg.inv(np.asarray(matrix, np.float64)), np.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .grid import Grid
+from .grid import Grid, invert_matrix
 from .sampling import apply_matrix, sample, voxel_coordinates
 from .transform import Transform
 
@@ -86,7 +86,7 @@ def invert(transform: Transform, moving: Grid) -> tuple[Transform, InverseError]
     Returns:
         The transform from moving to fixed, and its error in voxels of the field of `transform`.
     """
-    back = np.linalg.inv(transform.linear)
+    back = invert_matrix(transform.linear)
     if transform.field is None:
         return Transform(back), InverseError(0.0, 0.0)
     field = transform.field
@@ -95,7 +95,7 @@ def invert(transform: Transform, moving: Grid) -> tuple[Transform, InverseError]
     targets = apply_matrix(to_fixed, voxel_coordinates(moving.shape, device))
     points, error = solve_inverse(field.displacement, targets)
     rotation = np.eye(4)
-    rotation[:3, :3] = np.linalg.inv(to_fixed)[:3, :3]
+    rotation[:3, :3] = invert_matrix(to_fixed)[:3, :3]
     vectors = apply_matrix(rotation, points - targets)
     figures = InverseError(float(error.mean()), float(error.max()))
     return Transform(back, Field(vectors, moving)), figures

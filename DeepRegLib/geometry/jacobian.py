@@ -68,5 +68,6 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
                 for c in range(3)]  # fmt: skip
         for c in range(3):
             rows[c][c] += 1.0
-    (a, b, c), (d, e, f), (g_, h, i) = rows
-    return a * (e * i - f * h) - b * (d * i - f * g_) + c * (d * h - e * g_)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rows
+    first, second = yy * zz - yz * zy, yx * zz - yz * zx
+    return xx * first - xy * second + xz * (yx * zy - yy * zx)

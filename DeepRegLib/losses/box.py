@@ -12,7 +12,7 @@ def box_sum(image: Tensor, radius: int) -> Tensor:
     a CPU than differences of cumulative sums, and free of their rounding on long axes.
 
     Args:
-        image: (B, C, D, H, W); not differentiable (in-place sums).
+        image: (B, C, D, H, W); differentiable.
         radius: Half width in voxels; the cube has 2 radius + 1 voxels along each axis.
 
     Returns:

@@ -65,20 +65,14 @@ class MIND(Similarity):
         distances = []
         for a, b in _PAIRS:
             square = (_shifted(padded, image, a, d) - _shifted(padded, image, b, d)) ** 2
-            distances.append(self._patch_sum(square))
+            distances.append(box_sum(square, self.radius))
         distance = torch.cat(distances, dim=1)
         distance = distance - distance.amin(dim=1, keepdim=True)
         spread = distance.mean(dim=1, keepdim=True)
         # Flat regions would divide noise by nothing, single edges would flatten the rest.
-        typical = spread.mean().clamp(min=1e-12)
-        spread = spread.clamp(min=float(typical) * 1e-3, max=float(typical) * 1e3)
+        typical = float(spread.detach().mean().clamp(min=1e-12))
+        spread = spread.clamp(min=typical * 1e-3, max=typical * 1e3)
         return torch.exp(-distance / spread)
-
-    def _patch_sum(self, square: Tensor) -> Tensor:
-        if square.requires_grad:
-            width = 2 * self.radius + 1
-            return F.avg_pool3d(square, width, 1, self.radius) * width**3
-        return box_sum(square, self.radius)
 
 
 def _shifted(padded: Tensor, image: Tensor, offset: tuple[int, int, int], d: int) -> Tensor:

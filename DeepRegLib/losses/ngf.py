@@ -29,7 +29,7 @@ class NGF(Similarity):
         check_images(fixed, moved, mask)
         f, m = self._gradient(fixed), self._gradient(moved)
         eta_f, eta_m = self._noise(f), self._noise(m)
-        inner = (f * m).sum(2) + eta_f * eta_m
+        inner = (f * m).sum(2)
         lengths = (f.square().sum(2) + eta_f**2) * (m.square().sum(2) + eta_m**2)
         cosine = inner**2 / lengths.clamp(min=1e-20)
         return (weights(cosine, mask) * (1.0 - cosine)).sum()

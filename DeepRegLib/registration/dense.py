@@ -14,7 +14,13 @@ from ..errors import InputError
 from ..geometry.field import Field, compose_displacements, fade_window
 from ..geometry.grid import Grid, Matrix
 from ..geometry.jacobian import axis_gradient
-from ..geometry.sampling import apply_matrix, gaussian_smooth, inside_image, sample, voxel_coordinates
+from ..geometry.sampling import (
+    apply_matrix,
+    gaussian_smooth,
+    inside_image,
+    sample,
+    voxel_coordinates,
+)
 from ..geometry.transform import Transform
 from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
@@ -196,7 +202,7 @@ class DenseEngine:
                 progress.preview(Transform(linear, Field(displacement, stage.grid)))
             if progress.stop_requested or _settled(values, s.tolerance):
                 break
-        return Field(displacement * fade_window(stage.grid.shape, 1, window.device), stage.grid)
+        return Field(displacement, stage.grid)
 
 
 def _to_level(field: Field | None, grid: Grid, device: torch.device) -> Field:

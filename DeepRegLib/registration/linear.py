@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry.affine import LinearKind, PARAMETER_COUNT, linear_matrix, rotation_angle_deg
+from ..geometry.affine import PARAMETER_COUNT, LinearKind, linear_matrix, rotation_angle_deg
 from ..geometry.grid import Grid, Matrix
 from ..geometry.sampling import apply_matrix, inside_image, sample
 from ..geometry.transform import Transform

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pairs
 import pytest
 import SimpleITK as sitk
 import torch
@@ -16,8 +17,6 @@ from DeepRegLib.io.images import from_sitk, read_image, to_sitk, write_image
 from DeepRegLib.io.itk_transform import read_transform, transform_to_sitk, write_transform
 from DeepRegLib.io.landmarks import Landmarks, write_landmarks
 from DeepRegLib.registration.base import Image, Progress
-
-import pairs
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"preset": "fast", "device": "cpu", "initialization": "stored", "sizes": (12, 24),

@@ -165,7 +165,7 @@ def test_listing_algorithms_needs_nothing_heavy():
         "import sys, DeepRegLib, DeepRegLib.job\n"
         "from DeepRegLib import registry\n"
         "assert 'greedy' in registry.specs()\n"
-        f"print(sorted(set(sys.modules) & {sorted(HEAVY)!r}))"
+        f"print(sorted(set(sys.modules) & set({sorted(HEAVY)!r})))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pairs
 import pytest
 import SimpleITK as sitk
 import torch
+from support import smooth_displacement
 
 from DeepRegLib import pipeline, registry
 from DeepRegLib.cli import main
@@ -17,9 +19,6 @@ from DeepRegLib.io.images import read_image, read_labels, to_sitk, write_image
 from DeepRegLib.io.itk_transform import read_transform, write_transform
 from DeepRegLib.io.landmarks import Landmarks, read_landmarks, write_landmarks
 from DeepRegLib.registration.base import Result
-
-import pairs
-from support import smooth_displacement
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--algorithm", "rigid", "--set", "initialization=stored", "--set", "sizes=12,24",

@@ -3,15 +3,15 @@
 import importlib
 
 import numpy as np
+import pairs
 import pytest
 import torch
 
 from DeepRegLib import pipeline, registry
 from DeepRegLib.errors import Cancelled
+from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.registration.base import Event, Image, Progress
 from DeepRegLib.registration.compose import parse_stages
-
-import pairs
 
 #: Whatever makes a run small, for those algorithms that have it.
 SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24)}
@@ -103,7 +103,7 @@ def case(request):
 
 
 def test_it_aligns(case):
-    before = error_mm(case.key, pairs.Transform())
+    before = error_mm(case.key, Transform())
     after = error_mm(case.key, case.result.transform)
     assert after < limit_of(case.key) < 0.3 * before
     assert case.result.quality["verdict"] == "green", case.result.quality["sentence"]
@@ -127,10 +127,10 @@ def test_it_reports_while_it_runs(case):
     progress = [e for e in case.events if e.kind == "progress" and e.stage == case.key]
     assert len(progress) >= 2 and all(isinstance(e, Event) for e in case.events)
     fractions = [e.fraction for e in case.events if e.kind == "progress"]
-    assert fractions == sorted(fractions) and 0 < fractions[0] and fractions[-1] == 1.0
+    assert fractions == sorted(fractions) and fractions[0] > 0 and fractions[-1] == 1.0
     previews = [e.transform for e in case.events if e.kind == "preview" and e.stage == case.key]
     assert previews
-    assert error_mm(case.key, previews[-1]) < error_mm(case.key, pairs.Transform())
+    assert error_mm(case.key, previews[-1]) < error_mm(case.key, Transform())
 
 
 def test_inputs_are_not_changed(case):
@@ -199,7 +199,7 @@ def test_a_given_start_is_used(case):
 
 def test_the_file_says_what_an_import_gives(case):
     module = importlib.import_module(f"DeepRegLib.algorithms.{case.key}")
-    assert module.SPEC == registry.spec(case.key)
+    assert registry.spec(case.key) == module.SPEC
     for preset in ("fast", "balanced", "accurate"):
         module.Algorithm(**module.SPEC.values(preset))
 

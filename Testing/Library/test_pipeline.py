@@ -1,8 +1,10 @@
 import json
 
 import numpy as np
+import pairs
 import pytest
 import torch
+from support import make_grid, smooth_displacement
 
 from DeepRegLib import pipeline, registry
 from DeepRegLib.errors import Cancelled, InputError, OutOfMemoryError, ParameterError
@@ -12,9 +14,6 @@ from DeepRegLib.io.itk_transform import read_transform, write_transform
 from DeepRegLib.memory import PeakMemory, is_out_of_memory
 from DeepRegLib.operations import background_value, carry_points_ras, warp_image
 from DeepRegLib.registration.base import Image, Progress, Result
-
-import pairs
-from support import make_grid, smooth_displacement
 
 
 class Fake:

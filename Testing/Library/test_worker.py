@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pairs
 import pytest
 import torch
 
@@ -15,8 +16,6 @@ from DeepRegLib.client import WorkerProcess
 from DeepRegLib.errors import Cancelled, InputError, WorkerError
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.job import ArrayFile, Job, JobEvent, TransformFile, private_folder
-
-import pairs
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"initialization": "stored", "sizes": [12, 24], "samples": 3000}

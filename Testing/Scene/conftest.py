@@ -1,5 +1,7 @@
 """Fixtures for the tests on real MRML: scenes, grids of all kinds, and a smooth transform."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import math
@@ -10,9 +12,9 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (the MRML library)")
 
-from DeepRegLib.bridge import mrml  # noqa: E402
-from DeepRegLib.bridge.vtk_arrays import to_vtk_matrix  # noqa: E402
-from DeepRegLib.geometry.grid import Grid  # noqa: E402
+from DeepRegLib.bridge import mrml
+from DeepRegLib.bridge.vtk_arrays import to_vtk_matrix
+from DeepRegLib.geometry.grid import Grid
 
 
 @pytest.fixture(scope="session")

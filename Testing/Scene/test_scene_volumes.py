@@ -102,9 +102,7 @@ def test_resampled_array_follows_the_screen(scene, tools, linear_parent, parent)
     if parent == "linear":
         above = linear_parent(tools.example_matrix())
     elif parent == "grid":
-        above = mrml.add_grid_transform(
-            scene, "warp", tools.smooth_deformation_mm(target), target
-        )
+        above = mrml.add_grid_transform(scene, "warp", tools.smooth_deformation_mm(target), target)
     if parent != "none":
         node.SetAndObserveTransformNodeID(above.GetID())
     got = mrml.resampled_array(node, target, fill=-1000)

@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from support import make_grid, smooth_displacement
 
 from DeepRegLib.errors import GeometryError
 from DeepRegLib.geometry.field import Field, compose_displacements, fade_window
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.jacobian import jacobian_determinant, spatial_gradient
 from DeepRegLib.geometry.velocity import exponential
-
-from support import make_grid, smooth_displacement
 
 
 def test_ras_millimetres_round_trip_and_length(grid):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from support import make_grid, smooth_displacement
 
 from DeepRegLib.errors import GeometryError
 from DeepRegLib.geometry import inverse as inverse_module
@@ -9,8 +10,6 @@ from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.inverse import invert, invert_displacement, round_trip_error_mm
 from DeepRegLib.geometry.sampling import voxel_coordinates
 from DeepRegLib.geometry.transform import Transform
-
-from support import make_grid, smooth_displacement
 
 
 @pytest.fixture
