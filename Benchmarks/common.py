@@ -1,4 +1,4 @@
-"""What the benchmarks share: the data folder, pairs, measures, and results kept with their origin."""
+"""What the benchmarks share: data folder, pairs, measures, results kept with their origin."""
 
 from __future__ import annotations
 

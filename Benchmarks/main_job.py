@@ -78,7 +78,9 @@ def skulls() -> None:
     for a, b in ordered_pairs(SKULLS):
         result, seconds = register(ImagePair(images[a], images[b]), "rigid")
         error = np.linalg.norm(result.transform.map_points_ras(points[a]) - points[b], axis=1)
-        rows.append({"fixed": a, "moving": b, "median_tre_mm": np.median(error), "seconds": seconds})
+        rows.append(
+            {"fixed": a, "moving": b, "median_tre_mm": np.median(error), "seconds": seconds}
+        )
         print(rows[-1], flush=True)
     medians = [row["median_tre_mm"] for row in rows]
     save("skulls", {"asked": "median TRE <= 1.2 mm", "median_tre_mm": np.median(medians),
@@ -143,7 +145,9 @@ def flair() -> None:
         center = fixed.grid.center_ras
         rows.append({
             "subject": subject,
-            "corrected_mm": np.linalg.norm(transform_points(result.transform.linear, center) - center),
+            "corrected_mm": np.linalg.norm(
+                result.transform.map_points_ras(center)[0] - center
+            ),
             "difference_deg": rotation_angle_deg(between),
             "difference_mm": np.linalg.norm(transform_points(between, center) - center),
             "difference_in_brain_mm": distance.mean(),

@@ -32,7 +32,7 @@ class DeepReg(ScriptedLoadableModule):
             "PythonSlicer -m DeepRegLib register."
         )
         self.parent.acknowledgementText = _(
-            "Not related to the DeepReg toolkit of DeepRegNet. Each algorithm names its publication."
+            "Not related to the DeepReg toolkit of DeepRegNet. Every algorithm names its source."
         )
 
 

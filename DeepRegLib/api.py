@@ -203,17 +203,18 @@ def warp(
         moving: Image or label map.
         transform: Fixed to moving.
         fixed: Image that gives the grid, or the grid.
-        interpolation: ``linear``, ``nearest`` or ``bspline``. By default ``linear``, but for what
-            may be a label map (few different whole numbers) it must be chosen.
+        interpolation: ``linear``, ``nearest`` or ``bspline``. By default ``nearest`` for label maps
+            (few whole numbers in patches of one value) and ``linear`` for other images.
         fill: Value where the moving image has no voxel.
 
     Returns:
         The moved image in the type of `moving` (an `Image` for files).
     """
     grid = fixed if isinstance(fixed, Grid) else as_image(fixed, "fixed image").grid
-    image = as_either(moving) if interpolation == "nearest" else as_image(moving, "moving image")
-    name = Path(moving).name if isinstance(moving, (str, Path)) else "moving image"
-    chosen = choose_interpolation(interpolation, image.data, name)
+    image = as_either(moving)
+    chosen = choose_interpolation(interpolation, image.data)
+    if chosen != "nearest":
+        image = as_image(moving, "moving image")
     moved = warp_image(image, as_transform(transform, grid), grid, chosen, fill)
     return like(moved, moving)
 

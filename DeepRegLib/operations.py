@@ -21,8 +21,11 @@ from .registration.base import Image
 from .registration.preprocess import subsample
 
 INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "nearest", "bspline")
-#: An image of whole numbers with at most so many different ones may be a label map.
-MOST_LABELS = 256
+#: A label map holds at most so many different whole numbers …
+MOST_LABELS = 1024
+#: … and at least this share of its neighbouring foreground voxels are equal. Noise keeps images of
+#: few gray values far below (8-bit brains and skulls reach 0.13), label maps reach 0.74 to 0.82.
+_LEAST_EQUAL = 0.6
 
 
 def background_value(image: Image) -> float:
@@ -36,29 +39,36 @@ def background_value(image: Image) -> float:
 
 
 def looks_like_labels(data: Tensor) -> bool:
-    """Tells whether an image holds few different whole numbers, as label maps (and little else)."""
+    """Tells whether an image is a label map: few whole numbers in patches of one value."""
     if data.is_floating_point() and bool((data != data.round()).any()):
         return False
-    return len(torch.unique(data)) <= MOST_LABELS
+    if len(torch.unique(data)) > MOST_LABELS:
+        return False
+    axis = 2 + int(np.argmax(data.shape[2:]))
+    last = data.shape[axis] - 1
+    one, next_one = data.narrow(axis, 1, last), data.narrow(axis, 0, last)
+    shown = (one != 0) & (next_one != 0)
+    if not bool(shown.any()):
+        return True
+    return float((one == next_one)[shown].float().mean()) >= _LEAST_EQUAL
 
 
-def choose_interpolation(wanted: str | None, data: Tensor, name: str) -> Interpolation:
-    """Returns the interpolation for an image; never guesses for what may be a label map.
+def choose_interpolation(wanted: str | None, data: Tensor) -> Interpolation:
+    """Returns the interpolation for an image: ``nearest`` for label maps, else ``linear``.
+
+    Args:
+        wanted: The user's choice, or None.
+        data: The image.
 
     Raises:
-        ParameterError: If it is unknown, or none was chosen for what may be a label map.
+        ParameterError: If the choice is unknown.
     """
     for known in INTERPOLATIONS:
         if wanted == known:
             return known
     if wanted is not None:
         raise ParameterError(f"Interpolation '{wanted}' is not one of {', '.join(INTERPOLATIONS)}.")
-    if looks_like_labels(data):
-        raise ParameterError(
-            f"'{name}' holds at most {MOST_LABELS} different whole numbers and may be a label map; "
-            "choose the interpolation: nearest for labels, linear for gray values."
-        )
-    return "linear"
+    return "nearest" if looks_like_labels(data) else "linear"
 
 
 def warp_image(

@@ -79,7 +79,7 @@ def run(
     keys = parse_stages(algorithm)
     values = stage_values(keys, preset, settings)
     chosen, remark = choose_device(device)
-    choose_interpolation(interpolation, pair.moving.data, "moving image")
+    choose_interpolation(interpolation, pair.moving.data)
     remarks = check_pair(pair) + ([remark] if remark else [])
     for sentence in remarks:
         progress.message(sentence)

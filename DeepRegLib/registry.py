@@ -1,4 +1,4 @@
-"""Finds the algorithms: reads each file's literal `SPEC` without importing it. Standard library only."""
+"""Finds the algorithms: reads their literal `SPEC` without importing. Standard library only."""
 
 from __future__ import annotations
 
@@ -84,11 +84,15 @@ def create(key: str, **values: Any) -> Any:
 
 def _evaluate(node: ast.expr, file: Path) -> Any:
     """Evaluates literals and calls of the spec classes, nothing else."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id in _SPEC_CLASSES and all(k.arg for k in node.keywords):
-            arguments = [_evaluate(a, file) for a in node.args]
-            keywords = {str(k.arg): _evaluate(k.value, file) for k in node.keywords}
-            return getattr(_spec, node.func.id)(*arguments, **keywords)
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _SPEC_CLASSES
+        and all(k.arg for k in node.keywords)
+    ):
+        arguments = [_evaluate(a, file) for a in node.args]
+        keywords = {str(k.arg): _evaluate(k.value, file) for k in node.keywords}
+        return getattr(_spec, node.func.id)(*arguments, **keywords)
     if isinstance(node, ast.Tuple):
         return tuple(_evaluate(item, file) for item in node.elts)
     if isinstance(node, ast.Dict):

@@ -1,4 +1,4 @@
-"""What an algorithm says of itself: parameters, references, needs and outputs. Standard library only.
+"""What an algorithm says of itself. Standard library only.
 
 The panel, the command line and the documentation are made from these descriptions, which the
 registry reads without importing the algorithm (and hence without torch).

@@ -102,7 +102,7 @@ def _warp(job: Job, progress: Progress) -> JobEvent:
         done = {"points": ArrayFile(_save(folder, "points-result", points))}
     else:
         image = _read_image(job, "image", labels=wanted.get("interpolation") == "nearest")
-        interpolation = choose_interpolation(wanted.get("interpolation"), image.data, "image")
+        interpolation = choose_interpolation(wanted.get("interpolation"), image.data)
         if not {"shape", "voxel_to_ras"} <= set(wanted):
             raise ParameterError("A warp needs the shape and voxel_to_ras of the fixed grid.")
         fixed = Grid(tuple(wanted["shape"]), np.array(wanted["voxel_to_ras"], np.float64))

@@ -31,8 +31,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
                         "B-spline transforms")  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument("--interpolation", choices=("linear", "nearest", "bspline"),
-                        help="default linear; has to be chosen for an image that may be a label "
-                        "map (at most 256 different whole numbers)")  # fmt: skip
+                        help="default: nearest for label maps, else linear")  # fmt: skip
     parser.add_argument("--fill", type=float, metavar="VALUE",
                         help="value where the moving image has no voxel")  # fmt: skip
     parser.set_defaults(execute=execute)

@@ -1,0 +1,1 @@
+"""The only place that knows coordinates: grids, sampling, fields, transforms."""

@@ -49,7 +49,9 @@ def linear_matrix(
     if kind != "translation":
         linear = rotation_from_vector(parameters[..., 3:6] / radius_mm)
     if kind in ("similarity", "affine"):
-        logs = parameters[..., 6:7].expand(*batch, 3) if kind == "similarity" else parameters[..., 6:9]
+        logs = (
+            parameters[..., 6:7].expand(*batch, 3) if kind == "similarity" else parameters[..., 6:9]
+        )
         linear = linear * torch.exp(logs / radius_mm)[..., None, :]
     if kind == "affine":
         linear = linear @ _shear(parameters[..., 9:12] / radius_mm)

@@ -36,7 +36,7 @@ class BSplineLattice:
 
     @classmethod
     def with_spacing(cls, grid: Grid, spacing_mm: float | Sequence[float]) -> BSplineLattice:
-        """Returns the lattice whose control points are as near to a spacing as the extent allows."""
+        """Returns the lattice whose spacing is as near to the wanted one as the extent allows."""
         extent = np.array(grid.shape) * grid.spacing_mm
         wanted = np.broadcast_to(np.asarray(spacing_mm, float), 3)
         a, b, c = (max(1, round(float(e / w))) for e, w in zip(extent, wanted))
@@ -44,7 +44,7 @@ class BSplineLattice:
 
     @property
     def control_grid(self) -> Grid:
-        """Grid of the control points: one element beyond the extent at the near side, two in all."""
+        """Grid of the control points, which reaches one element beyond the extent."""
         a, b, c = self.mesh
         elements = self.grid.resized(self.mesh)  # voxel centres are the element centres
         return elements.cropped((-1.5, -1.5, -1.5), (a + 3, b + 3, c + 3))  # type: ignore[arg-type]

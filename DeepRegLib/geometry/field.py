@@ -143,7 +143,7 @@ class Field:
 
 
 def compose_displacements(outer: Tensor, inner: Tensor) -> Tensor:
-    """Returns the displacement of x -> outer(inner(x)), all (B, 3, *shape) in voxels of one grid."""
+    """Returns the displacement of x -> outer(inner(x)), (B, 3, *shape) in voxels of one grid."""
     where = voxel_coordinates(inner.shape[2:], inner.device, inner.dtype) + inner
     return inner + sample(outer, where)
 

@@ -107,7 +107,7 @@ class Grid:
         return other.ras_to_voxel @ between @ self.voxel_to_ras
 
     def resized(self, shape: Sequence[int]) -> Grid:
-        """Returns a grid of another shape that covers the same extent (outer edges, not centres)."""
+        """Returns a grid of another shape over the same extent (outer edges, not centres)."""
         scale = np.array(self.shape) / np.array(shape)
         matrix = self.voxel_to_ras.copy()
         matrix[:3, :3] *= scale

@@ -155,7 +155,9 @@ def gaussian_kernel(sigma_voxel: float, truncate: float = 3.0) -> list[float]:
     return list(weights / weights.sum())
 
 
-def convolve_axis(image: Tensor, kernel: Sequence[float], axis: int, mirror: bool = False) -> Tensor:
+def convolve_axis(
+    image: Tensor, kernel: Sequence[float], axis: int, mirror: bool = False
+) -> Tensor:
     """Convolves one spatial axis with a symmetric odd kernel; the edge is repeated or mirrored.
 
     A sum of shifted copies is several times faster on the CPU than a convolution with a kernel of
@@ -203,7 +205,9 @@ def _sample_linear(image: Tensor, coordinates: Tensor) -> Tensor:
         ],
         dim=-1,
     )
-    samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    samples = F.grid_sample(
+        image, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return samples.to(dtype)
 
 
@@ -225,7 +229,9 @@ def _gather(flat: Tensor, index: Tensor) -> Tensor:
 
 def _sample_bspline(image: Tensor, coordinates: Tensor) -> Tensor:
     if not image.is_floating_point():
-        raise GeometryError("B-spline interpolation needs a floating image; use nearest for labels.")
+        raise GeometryError(
+            "B-spline interpolation needs a floating image; use nearest for labels."
+        )
     shape = image.shape[2:]
     flat = spline_coefficients(image).reshape(*image.shape[:2], -1)
     taps = [_spline_taps(coordinates[:, axis], size) for axis, size in enumerate(shape)]

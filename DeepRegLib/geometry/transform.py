@@ -42,7 +42,9 @@ class Transform:
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise GeometryError("The linear part of a transform must be 4 x 4 and finite.")
         if abs(np.linalg.det(matrix[:3, :3])) < 1e-9 or not np.allclose(matrix[3], (0, 0, 0, 1)):
-            raise GeometryError("The linear part of a transform must be an invertible affine matrix.")
+            raise GeometryError(
+                "The linear part of a transform must be an invertible affine matrix."
+            )
         matrix.setflags(write=False)
         object.__setattr__(self, "linear", matrix)
 

@@ -57,7 +57,9 @@ class _BoundLNCC(BoundSimilarity):
         self._image = fixed - fixed.mean()
         self._statistics = self._fixed_statistics(mask)
 
-    def _fixed_statistics(self, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _fixed_statistics(
+        self, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Local count, mean and variance of the fixed image, and the mask they belong to."""
         f = self._image
         if mask is None:

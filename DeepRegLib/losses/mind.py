@@ -15,9 +15,7 @@ from .mse import MSE
 _SIX = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 #: The twelve pairs of the six neighbours that are not opposite each other.
 _PAIRS = tuple(
-    (a, b)
-    for a, b in itertools.combinations(_SIX, 2)
-    if sum(x * y for x, y in zip(a, b)) == 0
+    (a, b) for a, b in itertools.combinations(_SIX, 2) if sum(x * y for x, y in zip(a, b)) == 0
 )
 
 

@@ -225,7 +225,7 @@ class Result:
 
 
 class Registration(Protocol):
-    """An algorithm with its parameters set; each file in `algorithms/` has one, called Algorithm."""
+    """An algorithm with its parameters set: the class Algorithm of a file in `algorithms/`."""
 
     def register(self, pair: ImagePair, progress: Progress) -> Result:
         """Registers a pair, starting from `pair.initial` if there is one."""

@@ -54,6 +54,7 @@ REGULARITY = {"detailed": (1.7, 0.7), "smooth": (2.5, 1.2)}
 #: correlation needs windows this much wider (measured on T1 to FLAIR, Benchmarks/README.md).
 _DIFFERENT_SIGMA, _DIFFERENT_RADIUS = (2.35, 2.85), 2
 
+
 def dense_settings(values: Mapping[str, Any]) -> DenseSettings:
     """Makes settings from the parameters of a dense algorithm, such as `algorithms/greedy.py`."""
     update_sigma, field_sigma = REGULARITY[values["regularity"]]
@@ -141,7 +142,9 @@ class DenseEngine:
         to_moving = fixed.grid.voxel_to_voxel(moving.grid, linear)
         corners = fixed.grid.to_voxel(fixed.grid.corners_ras()) @ to_moving[:3, :3].T
         corners = corners + to_moving[:3, 3]
-        partial = bool((corners < -0.6).any() or (corners > np.array(moving.grid.shape) - 0.4).any())
+        partial = bool(
+            (corners < -0.6).any() or (corners > np.array(moving.grid.shape) - 0.4).any()
+        )
         return _Stage(
             fixed=fixed.data,
             moving=moving.data,

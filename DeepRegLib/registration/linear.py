@@ -211,9 +211,7 @@ class _Objective:
         if s.moving_mask is not None:
             weights = weights * sample(s.moving_mask, where.detach())
         overlap = float(weights.mean())
-        value, slope = self._similarity.value_and_gradient(
-            s.intensities, moved.detach(), weights
-        )
+        value, slope = self._similarity.value_and_gradient(s.intensities, moved.detach(), weights)
         (gradient,) = torch.autograd.grad(moved, parameters, slope)
         # Too little overlap makes any similarity meaningless; such a step is refused.
         if overlap < _LEAST_OVERLAP:
@@ -312,7 +310,7 @@ def _draw_points(weights: Tensor, count: int, generator: torch.Generator) -> Ten
 
 
 def _to_ras(points_voxel: Tensor, grid: Grid, initial: Transform) -> Tensor:
-    """Converts points to RAS, moved by the initial deformation; float32 resolves 0.02 micrometres."""
+    """Converts points to RAS (float32 resolves 0.02 micrometres), moved by the initial field."""
     if initial.field is not None:
         field = initial.field.on_grid(grid).to(points_voxel.device)
         points_voxel = points_voxel + field.at(points_voxel)

@@ -173,8 +173,13 @@ def test_warp(pair):
     body = pair.fixed.numpy() > 20
     assert np.abs(from_sitk(moved).numpy() - pair.fixed.numpy())[body].mean() < 2.0
     labels = pairs.make_labels(pair.moving.grid, np.linalg.inv(matrix))
-    with pytest.raises(ParameterError, match="may be a label map"):
-        DeepRegLib.warp(labels, matrix, pair.fixed.grid)
+    unasked = DeepRegLib.warp((labels.numpy(), labels.grid), matrix, pair.fixed.grid)
+    assert unasked.dtype == np.int16 and set(np.unique(unasked)) == {0, 1, 2, 3}
+    coarse = np.round(pair.moving.numpy()).astype(np.uint8)  # few whole numbers, but no label map
+    assert len(np.unique(coarse)) < 256
+    smooth = DeepRegLib.warp((coarse, pair.moving.grid), matrix, pair.fixed.grid)
+    nearest = DeepRegLib.warp((coarse, pair.moving.grid), matrix, pair.fixed.grid, "nearest")
+    assert (smooth != nearest).mean() > 0.1
     moved = DeepRegLib.warp((labels.numpy(), labels.grid), matrix, pair.fixed.grid, "nearest")
     assert moved.dtype == np.int16 and set(np.unique(moved)) == {0, 1, 2, 3}
     gray = DeepRegLib.warp(pair.moving, matrix, pair.fixed.grid, "nearest", fill=-7.0)

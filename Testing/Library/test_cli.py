@@ -351,8 +351,6 @@ def test_a_landmark_on_a_feature_stays_on_it_through_a_deformation(files, out):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["{d}/moving_labels.nrrd", "--reference", "{d}/fixed.nrrd", "--output", "{o}/a.nrrd"],
-         "may be a label map"),
         (["{d}/moving.nii.gz", "--output", "{o}/a.nrrd"], "needs --reference"),
         (["{d}/moving.nii.gz", "--reference", "{d}/fixed.nrrd", "--output", "{o}/a.csv"], "'.csv'"),
         (["{d}/moving.mrk.json", "--output", "{o}/a.nrrd"], "'.nrrd'"),

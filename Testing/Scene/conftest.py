@@ -1,7 +1,5 @@
 """Fixtures for the tests on real MRML: scenes, grids of all kinds, and a smooth transform."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import math

@@ -105,7 +105,8 @@ def test_start_is_what_is_on_screen(
     points = grid.to_ras(index.reshape(-1, 3))
     mapped = points
     if {fixed_parent, moving_parent} <= {"none", "linear"}:
-        assert start.displacement_ras_mm is None and start.grid is None
+        assert start.displacement_ras_mm is None
+        assert start.grid is None
     else:
         assert start.grid.matches(grid)
         at = tuple(index.reshape(-1, 3).T)
@@ -118,7 +119,7 @@ def test_start_is_what_is_on_screen(
 
 
 @pytest.mark.parametrize(("fixed_parent", "moving_parent"), PARENTS)
-@pytest.mark.parametrize("layout", ("grid", "chain"))
+@pytest.mark.parametrize("layout", ["grid", "chain"])
 def test_result_aligns_on_screen(
     scene, tools, linear_parent, volumes, fixed_parent, moving_parent, layout
 ):
@@ -143,7 +144,7 @@ def test_result_aligns_on_screen(
     assert moved.GetParentTransformNode() is fixed.GetParentTransformNode()
 
 
-@pytest.mark.parametrize("layout", ("grid", "chain"))
+@pytest.mark.parametrize("layout", ["grid", "chain"])
 def test_result_used_again_as_start_gives_its_own_parts(scene, tools, volumes, layout):
     fixed, moving = volumes
     grid = mrml.grid_of(fixed)

@@ -20,7 +20,7 @@ def named(scene, name):
     return node
 
 
-@pytest.mark.parametrize("layout", ("grid", "chain"))
+@pytest.mark.parametrize("layout", ["grid", "chain"])
 def test_saved_and_opened_again_is_the_same_picture(scene, tools, tmp_path, layout):
     fixed_grid = tools.make_grid("oblique_left")
     moving_grid = tools.make_grid("lps", (24, 28, 30), (2.0, 2.0, 1.6))
@@ -93,12 +93,16 @@ def test_card_survives_saving(scene, tmp_path):
         table.GetCellText(row, 0): table.GetCellText(row, 1)
         for row in range(table.GetNumberOfRows())
     }
-    assert rows["tre.mean_mm"] == "1.5" and rows["dice"] == "" and rows["verdict"] == "green"
+    assert rows["tre.mean_mm"] == "1.5"
+    assert rows["dice"] == ""
+    assert rows["verdict"] == "green"
 
     again = mrml.open_scene(mrml.save_scene(scene, tmp_path))
     stored, made = mrml.card_of(named(again, "result"))
-    assert stored["sentence"] == quality["sentence"] and stored["dice"] is None
-    assert stored["tre"] == {"mean_mm": 1.5, "each": [1.0, 2.0]} and made == provenance
+    assert stored["sentence"] == quality["sentence"]
+    assert stored["dice"] is None
+    assert stored["tre"] == {"mean_mm": 1.5, "each": [1.0, 2.0]}
+    assert made == provenance
     assert named(again, "quality").GetNumberOfRows() == table.GetNumberOfRows()
     assert mrml.card_of(named(again, "quality")) is None
 

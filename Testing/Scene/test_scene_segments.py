@@ -42,7 +42,7 @@ def segmentation(scene, tools):
     return node
 
 
-@pytest.mark.parametrize("kind", ("ras", "left", "oblique_left", "shear"))
+@pytest.mark.parametrize("kind", ["ras", "left", "oblique_left", "shear"])
 def test_segment_on_any_grid(segmentation, tools, kind):
     grid = tools.make_grid(kind, (30, 34, 40), (1.5, 1.2, 1.0))
     mask = mrml.segmentation_mask(segmentation, grid, segment="liver")
@@ -50,7 +50,8 @@ def test_segment_on_any_grid(segmentation, tools, kind):
     points = grid.to_ras(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))
     drawn = ball(source, (4, -7, 11), 9)
     nearest = map_coordinates(drawn, source.to_voxel(points).T, order=0).reshape(grid.shape)
-    assert mask.dtype == np.uint8 and dice(mask, nearest) > 0.999
+    assert mask.dtype == np.uint8
+    assert dice(mask, nearest) > 0.999
     id_ = list(mrml.segment_names(segmentation))[1]
     spleen = mrml.segmentation_mask(segmentation, grid, segment=id_)
     both = mrml.segmentation_mask(segmentation, grid)
@@ -60,12 +61,13 @@ def test_segment_on_any_grid(segmentation, tools, kind):
 def test_label_map_of_all_segments(segmentation, tools):
     grid = tools.make_grid("ras", (30, 34, 40), (1.5, 1.2, 1.0))
     labels, names = mrml.segmentation_labels(segmentation, grid)
-    assert names == {1: "liver", 2: "spleen"} and set(np.unique(labels)) == {0, 1, 2}
+    assert names == {1: "liver", 2: "spleen"}
+    assert set(np.unique(labels)) == {0, 1, 2}
     spleen = mrml.segmentation_mask(segmentation, grid, segment="spleen")
     np.testing.assert_array_equal(labels == 2, spleen > 0)
 
 
-@pytest.mark.parametrize("parents", ("linear", "grid", "both"))
+@pytest.mark.parametrize("parents", ["linear", "grid", "both"])
 def test_parents_of_segmentation_and_volume_count(
     scene, tools, linear_parent, segmentation, parents
 ):

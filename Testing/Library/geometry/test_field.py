@@ -92,10 +92,14 @@ def test_wrong_shape_is_refused(grid):
 def test_jacobian_of_a_linear_map_is_its_determinant():
     grid = Grid((12, 10, 14), np.eye(4))
     matrix = torch.tensor([[1.1, 0.2, -0.1], [0.05, 0.9, 0.3], [0.0, -0.2, 1.2]])
-    where = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in grid.shape], indexing="ij"))
+    where = torch.stack(
+        torch.meshgrid(*[torch.arange(float(n)) for n in grid.shape], indexing="ij")
+    )
     u = (torch.einsum("ab,bdhw->adhw", matrix, where) - where)[None]
     det = jacobian_determinant(u)
-    torch.testing.assert_close(det, torch.full_like(det, float(torch.det(matrix))), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        det, torch.full_like(det, float(torch.det(matrix))), atol=1e-4, rtol=0
+    )
 
 
 def test_jacobian_counts_a_fold():

@@ -69,7 +69,10 @@ def test_labels_keep_type_and_values(dtype, generator):
 
 def test_large_labels_are_exact():
     labels = torch.tensor([2**40 + 1, 7]).view(1, 1, 2, 1, 1)
-    assert sample(labels, voxel_coordinates((2, 1, 1)), "nearest").flatten().tolist() == [2**40 + 1, 7]
+    assert sample(labels, voxel_coordinates((2, 1, 1)), "nearest").flatten().tolist() == [
+        2**40 + 1,
+        7,
+    ]
 
 
 def test_one_slice_is_sampled_like_any_other(generator):

@@ -83,7 +83,9 @@ def test_inverse_on_another_grid_undoes_the_transform(deformable, moving_grid):
     round_trip = back.map_points_ras(deformable.map_points_ras(points))
     assert np.linalg.norm(round_trip - points, axis=1).mean() < 0.08
     # Negating the displacement is no inverse.
-    wrong = Transform(back.linear, Field(-deformable.field.displacement, fixed).on_grid(moving_grid))
+    wrong = Transform(
+        back.linear, Field(-deformable.field.displacement, fixed).on_grid(moving_grid)
+    )
     assert np.linalg.norm(
         wrong.map_points_ras(deformable.map_points_ras(points)) - points, axis=1
     ).mean() > 0.2  # fmt: skip
@@ -95,7 +97,9 @@ def test_round_trip_error_equals_that_of_points(deformable, moving_grid):
     error = round_trip_error_mm(deformable, back, fixed)[0, 0].numpy()
     voxels = np.random.default_rng(0).integers((6, 8, 5), (18, 22, 13), (50, 3))
     points = fixed.to_ras(voxels)
-    expected = np.linalg.norm(back.map_points_ras(deformable.map_points_ras(points)) - points, axis=1)
+    expected = np.linalg.norm(
+        back.map_points_ras(deformable.map_points_ras(points)) - points, axis=1
+    )
     np.testing.assert_allclose(error[tuple(voxels.T)], expected, atol=2e-3)
 
 
@@ -118,8 +122,10 @@ def test_inverse_of_a_strong_stretch_converges():
 def test_linear_inverse_is_exact(linear, grid):
     back, error = invert(Transform(linear), grid)
     np.testing.assert_allclose(back.linear @ linear, np.eye(4), atol=1e-12)
-    assert error.maximum_voxel == 0.0 == float(
-        round_trip_error_mm(Transform(linear), back, grid).max().round(decimals=3)
+    assert (
+        error.maximum_voxel
+        == 0.0
+        == float(round_trip_error_mm(Transform(linear), back, grid).max().round(decimals=3))
     )
 
 

@@ -52,7 +52,9 @@ def test_gradient_against_finite_differences(name, options, masked):
         change[place] = 1e-6
         up, down = (measure(fixed, moved + s * change, mask) for s in (1, -1))
         expected = float(up - down) / 2e-6
-        assert float(gradient[place]) == pytest.approx(expected, abs=2e-4 * float(gradient.abs().max()))
+        assert float(gradient[place]) == pytest.approx(
+            expected, abs=2e-4 * float(gradient.abs().max())
+        )
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=ids)

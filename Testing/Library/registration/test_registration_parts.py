@@ -127,7 +127,9 @@ def test_stage_names_and_values():
         parse_stages("rigid+bspin")
     with pytest.raises(ParameterError, match="join names"):
         parse_stages("rigid++greedy")
-    rigid, greedy = stage_values(("rigid", "greedy"), "fast", {"greedy.step": "0.5", "rigid.iterations": 7})
+    rigid, greedy = stage_values(
+        ("rigid", "greedy"), "fast", {"greedy.step": "0.5", "rigid.iterations": 7}
+    )
     assert (rigid["iterations"], greedy["step"]) == (7, 0.5)
     with pytest.raises(ParameterError, match="No stage"):
         stage_values(("rigid",), "fast", {"stepp": 1})
