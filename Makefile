@@ -6,11 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-# Nothing needs a screen: VTK renders in memory, Qt draws offscreen.
+# Nothing needs a screen: Qt draws offscreen, VTK renders with EGL. (Not with
+# vtkOSOpenGLRenderWindow: where the library OSMesa is absent, the first picture crashes.)
 export QT_QPA_PLATFORM ?= offscreen
-export VTK_DEFAULT_OPENGL_WINDOW ?= vtkOSOpenGLRenderWindow
+ifeq ($(shell uname -s)$(DISPLAY),Linux)
+export VTK_DEFAULT_OPENGL_WINDOW ?= vtkEGLRenderWindow
+endif
 
-.PHONY: help setup demo test lint types test-library test-scene docs benchmark clean
+.PHONY: help setup demo demo-clean test lint types test-library test-scene docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -31,6 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## Register a real pair, save a Slicer scene, make a picture
 	@$(BIN)/python tools/demo.py
+
+demo-clean: ## Remove what the demo wrote
+	rm -rf build/demo
 
 test: lint types test-library test-scene ## Run everything that can run here
 

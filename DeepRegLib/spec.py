@@ -6,6 +6,7 @@ registry reads without importing the algorithm (and hence without torch).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -67,7 +68,7 @@ class Parameter:
         """
         try:
             converted = self._convert(value)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ParameterError(
                 f"Parameter '{self.name}' takes {self._expected()}, but {value!r} was given."
             ) from error
@@ -80,11 +81,12 @@ class Parameter:
         if isinstance(self.default, int):
             return _to_int(value)
         if isinstance(self.default, float):
-            return float(value)  # type: ignore[arg-type]
+            return _to_float(value)
         if isinstance(self.default, tuple):
             items = value.split(",") if isinstance(value, str) else value
             items = (items,) if isinstance(items, (int, float)) else items
-            kind = int if all(isinstance(item, int) for item in self.default) else float
+            whole = all(isinstance(item, int) for item in self.default)
+            kind = _to_int if whole else _to_float
             return tuple(kind(item) for item in items)  # type: ignore[attr-defined]
         return str(value)
 
@@ -100,8 +102,7 @@ class Parameter:
             if isinstance(number, (bool, str)):
                 continue
             low, high = self.minimum, self.maximum
-            # Negated, so that NaN fails too.
-            if (low is not None and not number >= low) or (high is not None and not number <= high):
+            if (low is not None and number < low) or (high is not None and number > high):
                 raise ParameterError(
                     f"Parameter '{self.name}' takes {self._expected()}, but {number} was given."
                 )
@@ -223,7 +224,18 @@ def _to_bool(value: object) -> bool:
 
 
 def _to_int(value: object) -> int:
-    number = float(value)  # type: ignore[arg-type]
-    if number != int(number):
+    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+        return int(value)  # not by way of a float, which has 53 bits
+    if isinstance(value, int):
+        return int(value)
+    number = _to_float(value)
+    if not number.is_integer():
         raise ValueError(value)
     return int(number)
+
+
+def _to_float(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

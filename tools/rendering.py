@@ -99,11 +99,12 @@ def gray(volume: slicer.vtkMRMLScalarVolumeNode, view: View) -> NDArray[np.float
 
 
 def set_window(volume: slicer.vtkMRMLScalarVolumeNode, percentile: float = 99.7) -> None:
-    """Sets the window of a volume from its darkest value to a percentile of what is brighter."""
+    """Sets the window of a volume from its darkest value to a little above a percentile."""
     array = mrml.volume_array(volume)
     low = float(array.min())
     bright = array[array > low]
     high = float(np.percentile(bright, percentile)) if bright.size else low + 1
+    high += 0.1 * (high - low)
     display = volume.GetDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(high - low, (high + low) / 2)

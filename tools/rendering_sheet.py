@@ -39,6 +39,8 @@ _LINE: Color = (0.30, 0.85, 0.95)
 #: Where the top of the first row and the left of the first column lie, and the gaps, pixels.
 _TOP, _LEFT, _GAP = 182, 66, 14
 _RIGHT, _BOTTOM = 128, 64
+#: Space around the fixed image, for the letters.
+_MARGIN_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def registration_sheet(
     """
     grid = mrml.grid_in(subject.fixed)
     corners = grid.corners_ras()
-    extent = corners.max(0) - corners.min(0)
+    extent = corners.max(0) - corners.min(0) + 2 * _MARGIN_MM
     sizes = {"axial": (extent[0], extent[1]), "coronal": (extent[0], extent[2]),
              "sagittal": (extent[1], extent[2])}  # fmt: skip
     views = {p: view_of(p, _center(subject, p), sizes[p], pixels_per_mm) for p in PLANES}
@@ -101,7 +103,8 @@ def registration_sheet(
             view = views[plane]
             canvas.fill((0, 0, 0), left, top, cell, height)
             picture = draw(view)
-            _panel(canvas, picture, view, left + (cell - view.grid.shape[2]) / 2, top)
+            canvas.paste(picture, left + (cell - view.grid.shape[2]) / 2, top)
+            _letters(canvas, view.letters, left, top, cell, height)
             top += height + _GAP
     _plane_names(canvas, heights)
     bottom = canvas.height - _BOTTOM
@@ -177,13 +180,14 @@ def _header(canvas: Canvas, title: str, facts: Sequence[str], verdict: str) -> N
         x += canvas.text(fact, x, 84, 21, (0.80, 0.83, 0.87))
 
 
-def _panel(canvas: Canvas, picture: NDArray, view: View, left: float, top: float) -> None:
-    canvas.paste(picture, left, top)
-    height, width = picture.shape[:2]
+def _letters(
+    canvas: Canvas, letters: str, left: float, top: float, width: float, height: float
+) -> None:
+    """Writes the four directions at the edges of a panel."""
     middle_x, middle_y = left + width / 2, top + height / 2
-    places = [(left + 14, middle_y), (left + width - 14, middle_y),
-              (middle_x, top + 15), (middle_x, top + height - 15)]  # fmt: skip
-    for letter, (x, y) in zip(view.letters, places):
+    places = [(left + 12, middle_y), (left + width - 12, middle_y),
+              (middle_x, top + 14), (middle_x, top + height - 14)]  # fmt: skip
+    for letter, (x, y) in zip(letters, places):
         canvas.text(letter, x, y, 20, _LETTER, align="center", shadow=True)
 
 

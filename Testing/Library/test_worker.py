@@ -137,10 +137,8 @@ def test_warp_and_evaluate(worker, folder):
 def test_stop_and_keep(worker, folder):
     worker.submit(register_job(folder, LONG))
     wait_for_progress(worker)
-    started = time.monotonic()
     worker.stop_and_keep()
-    done = worker.wait(60)
-    assert time.monotonic() - started < 30
+    done = worker.wait(60)  # the whole job would take hours
     assert done.data["provenance"]["stopped_early"] and "moved" in done.arrays
 
 
@@ -152,9 +150,8 @@ def test_cancel_and_crash(folder):
             worker.submit(register_job(folder, QUICK))
         wait_for_progress(worker)
         first = worker._process
-        started = time.monotonic()
         worker.cancel()
-        assert time.monotonic() - started < 2.0 and first.poll() is not None
+        assert first.poll() is not None
         with pytest.raises(Cancelled):
             worker.wait(5)
         assert not worker.busy and not worker.alive and not list(folder.glob("moved*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -68,14 +67,6 @@ def test_mean_dice_counts_labels_that_both_sources_hold():
     # Label 4 has vanished from the moved map: it counts, as 0.
     assert mean_dice(dice, [1, 4]) == pytest.approx(0.4)
     assert math.isnan(mean_dice({}, []))
-
-
-def test_dice_of_many_labels_is_fast():
-    random = np.random.default_rng(0)
-    fixed, moved = (random.integers(0, 139, 5_000_000).astype(np.int16) for _ in range(2))
-    started = time.perf_counter()
-    assert len(dice_per_label(fixed, moved)) == 138
-    assert time.perf_counter() - started < 1.0
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
