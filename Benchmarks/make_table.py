@@ -38,7 +38,8 @@ def _retest(r: dict[str, Any]) -> tuple[str, str, str]:
 
 def _turned(r: dict[str, Any]) -> tuple[str, str, str]:
     dice = [row["dice"] for row in r["starts"]]
-    reached = f"{r['within']} of {len(dice)}; least {min(dice):.4f}, straight {r['straight_dice']:.4f}"
+    straight = f"{r['straight_dice']:.4f}"
+    reached = f"{r['within']} of {len(dice)}; least Dice {min(dice):.4f}, straight {straight}"
     return "the same, turned up to 60° and shifted up to 60 mm", r["asked"], reached
 
 

@@ -2,7 +2,8 @@
 
     make demo
 
-Everything goes through the public interface, into an MRML scene as in Slicer, and to ``build/demo``:
+Everything goes through the public interface, into an MRML scene as in Slicer, and to
+``build/demo``:
 ``scene.mrml`` with its data files (drop it on Slicer's window) and ``registration.png``.
 """
 
