@@ -65,7 +65,7 @@ def _flair(r: dict[str, Any]) -> tuple[str, str, str]:
         f"{s['corrected_mm']:.0f} mm)"
         for s in r["subjects"]
     ]
-    text = "`rigid`, T1 to FLAIR: distance from the best of twelve SimpleITK runs"
+    text = "`rigid`, T1 to FLAIR: distance from the best of six SimpleITK runs"
     return text, r["asked"], "; ".join(parts)
 
 

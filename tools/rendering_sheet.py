@@ -162,7 +162,7 @@ def _applied(subject: Subject) -> Iterator[None]:
 
 
 def _center(subject: Subject, plane: str) -> NDArray[np.float64]:
-    """Returns where to cut: through the middle of the grid, beside the midline in sagittal views."""
+    """Returns where to cut: in the middle of the grid, beside the midline in sagittal views."""
     center = mrml.grid_in(subject.fixed).center_ras.copy()
     if plane == "sagittal":
         center[0] += 14.0

@@ -19,7 +19,15 @@ ALLOWED = {
     "losses": {"losses", "geometry", "errors"},
     "networks": {"networks", "geometry", "errors"},
     "metrics": {"metrics", "losses", "geometry", "registration", "errors"},
-    "registration": {"registration", "losses", "geometry", "networks", "spec", "registry", "errors"},
+    "registration": {
+        "registration",
+        "losses",
+        "geometry",
+        "networks",
+        "spec",
+        "registry",
+        "errors",
+    },
     "algorithms": {"registration", "losses", "geometry", "networks", "training", "spec", "errors"},
     "io": {"io", "geometry", "registration", "errors"},
     "bridge": {"bridge", "geometry", "registration", "io", "errors"},
@@ -81,15 +89,20 @@ def code_faults(source, file):
     parts = file.relative_to(LIBRARY).parts
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == "grid_sample" and parts != (
-            "geometry",
-            "sampling.py",
-        ):
+        names_it = isinstance(node, ast.Attribute) and node.attr == "grid_sample"
+        imports_it = isinstance(node, ast.alias) and node.name == "grid_sample"
+        if (names_it or imports_it) and parts != ("geometry", "sampling.py"):
             faults.append(f"{file.name}:{node.lineno}: grid_sample outside geometry/sampling.py")
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (
-            node.func.id == "print" and parts[0] not in ("cli", "__main__.py")
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and (node.func.id == "print" and parts[0] not in ("cli", "__main__.py"))
         ):
             faults.append(f"{file.name}:{node.lineno}: print outside the command line")
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _code_lines(node) > 60:
+            faults.append(
+                f"{file.name}:{node.lineno}: {node.name} has more than 60 lines; split it"
+            )
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             faults.append(f"{file.name}:{node.lineno}: bare except")
         if isinstance(node, (ast.List, ast.Tuple)) and parts != ("io", "itk_transform.py"):
@@ -97,18 +110,39 @@ def code_faults(source, file):
             if numbers in ([-1, -1, 1], [-1, -1, 1, 1]):
                 faults.append(f"{file.name}:{node.lineno}: LPS flip outside io/itk_transform.py")
     for node in tree.body:
-        if "warnings.filterwarnings" in ast.unparse(node) and not isinstance(
-            node, (ast.FunctionDef, ast.ClassDef)
-        ):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        if re.search(r"\b(filterwarnings|simplefilter)\(", ast.unparse(node)):
             faults.append(f"{file.name}:{node.lineno}: global warning filter")
     return faults
+
+
+def empty_assertions(source):
+    """Lists assertions that hold whatever the code does."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assert)
+        and ((isinstance(node.test, ast.Constant) and node.test.value) or
+             (isinstance(node.test, ast.Tuple) and node.test.elts))
+    ]  # fmt: skip
+
+
+def _code_lines(function):
+    """Lines of a function without its docstring and signature."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
 def _number(node):
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _number(node.operand)
         return None if inner is None else -inner
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) else None
+    return (
+        node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
+        else None
+    )
 
 
 @pytest.mark.parametrize("file", library_files(), ids=lambda f: str(f.relative_to(LIBRARY)))
@@ -147,11 +181,35 @@ def test_import_rules_catch(place, source):
         "try:\n    f()\nexcept:\n    pass",
         "flip = np.diag([-1, -1, 1, 1])",
         "flip = (-1.0, -1.0, 1.0)",
+        "from torch.nn.functional import grid_sample",
+        "warnings.simplefilter('ignore')",
+        "def f():\n" + "    x = 1\n" * 61,
         "import warnings\nwarnings.filterwarnings('ignore')",
     ],
 )
 def test_code_rules_catch(source):
     assert code_faults(source, LIBRARY / "registration" / "dense.py")
+
+
+def test_rules_let_good_code_pass():
+    good = (
+        "def f():\n    with warnings.catch_warnings():\n        warnings.simplefilter('ignore')\n"
+    )
+    assert not code_faults(
+        good + "        return np.diag([1, -1, 1])", LIBRARY / "losses" / "mse.py"
+    )
+    assert not code_faults("F.grid_sample(a, b)", LIBRARY / "geometry" / "sampling.py")
+    assert not code_faults("flip = (-1.0, -1.0, 1.0)", LIBRARY / "io" / "itk_transform.py")
+    assert not import_faults("from .grid import Grid", LIBRARY / "geometry" / "field.py")
+    assert not import_faults("from ..losses.lncc import LNCC", LIBRARY / "algorithms" / "greedy.py")
+
+
+def test_assertions_of_the_tests_can_fail():
+    assert empty_assertions("assert True") == [1]
+    assert empty_assertions("assert (x == 1, 'message')") == [1]
+    assert empty_assertions("assert x") == []
+    for file in (ROOT / "Testing").rglob("*.py"):
+        assert not empty_assertions(file.read_text(encoding="utf-8")), file.name
 
 
 def test_the_slicer_module_never_imports_torch():
@@ -173,7 +231,9 @@ def test_listing_algorithms_needs_nothing_heavy():
 
 def test_no_machine_paths_in_the_repository():
     pattern = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/[\w.]")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.split():
         file = ROOT / name
         if file.suffix in {".py", ".md", ".txt", ".toml", ".json", ".cmake", ""} and file.is_file():

@@ -1,5 +1,7 @@
 """The CMake files name every Python file of both packages, and no test. Run with stand-in macros."""
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,6 +48,39 @@ def test_every_file_of_both_packages_is_installed(named):
     assert module | library <= set(named)
     assert "DeepReg.py" in named
     assert "DeepRegLib/algorithms/greedy.py" in named
+
+
+def test_sample_data_and_models_are_installed_beside_the_library(named):
+    resources = [
+        str(file.relative_to(ROOT))
+        for folder in ("Models", "SampleData")
+        for file in (ROOT / "Resources" / folder).rglob("*")
+        if file.is_file()
+    ]
+    assert any(name.endswith(".nii.gz") for name in resources)
+    assert set(resources) <= set(named)
+
+
+def test_the_entry_of_the_extension_index_is_what_its_checks_accept():
+    """The conditions of scripts/check_description_files.py in Slicer/ExtensionsIndex."""
+    content = (ROOT / "DeepReg.json").read_bytes()
+    assert b"\r" not in content
+    entry = json.loads(content)
+    known = {"$schema", "category", "scm_url", "scm_revision", "scm_type", "build_dependencies",
+             "build_subdirectory", "enabled", "tier"}  # fmt: skip
+    assert set(entry) <= known
+    assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.1.json#")
+    assert entry["category"] == "Registration"
+    assert 1 <= entry["tier"] <= 5
+    repository = entry["scm_url"].removesuffix(".git")
+    assert repository.startswith("https://")
+    assert repository.rsplit("/", 1)[1].startswith("Slicer")
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.search(r"project\(DeepReg\)", cmake)
+    assert f'set(EXTENSION_HOMEPAGE "{repository}")' in cmake
+    assert f'set(EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}")' in cmake
+    icon = re.search(r'set\(EXTENSION_ICONURL "\S+/main/(\S+)"\)', cmake)
+    assert (ROOT / icon.group(1)).is_file()
 
 
 def test_icons_are_installed_and_tests_are_not(named):

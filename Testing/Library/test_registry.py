@@ -11,7 +11,9 @@ from DeepRegLib.errors import ParameterError
 from DeepRegLib.spec import PRESETS, AlgorithmSpec, Parameter
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD = 'SPEC = AlgorithmSpec(key="{key}", title="T", family="linear", summary="S", transform="linear")'
+GOOD = (
+    'SPEC = AlgorithmSpec(key="{key}", title="T", family="linear", summary="S", transform="linear")'
+)
 
 
 @pytest.mark.parametrize("key", sorted(registry.specs()))
