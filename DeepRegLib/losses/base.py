@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..errors import GeometryError
 
@@ -13,28 +12,13 @@ class Similarity:
     """Compares a moved with a fixed image; lower is better.
 
     Convention:
-        Images are (B, C, D, H, W), finite, of any floating type; half precision is computed in
-        single. Masks are (B, 1, D, H, W) or (1, 1, D, H, W) with weights 0 ... 1 and say where the
-        comparison counts. The value is a mean over the mask, so it does not depend on the number
-        of voxels. Every similarity compares what its `prepare` returns, so
-        ``s(s.prepare(fixed), s.prepare(moved))`` is right for all of them. Those without
-        neighborhoods (mse, ncc, mi) take sampled points as well, as images (B, C, N, 1, 1).
+        Images are (B, C, D, H, W), floating; masks are (B, 1, D, H, W) with weights 0 ... 1. The
+        value is a mean over the mask, so it does not depend on the number of voxels. Global
+        similarities take sampled points as well, as images of shape (B, C, N, 1, 1).
     """
 
-    #: Whether exchanging the two images keeps the value.
-    symmetric = False
-
     def __call__(self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Returns the value as a scalar, differentiable by autograd.
-
-        Args:
-            fixed: (B, C, D, H, W).
-            moved: Of the same shape.
-            mask: Where the comparison counts; everywhere by default. Gets no gradient.
-
-        Raises:
-            GeometryError: If the shapes do not fit.
-        """
+        """Returns the value as a scalar, differentiable by autograd."""
         raise NotImplementedError(f"{type(self).__name__} has to say how it compares images.")
 
     def value_and_gradient(
@@ -43,39 +27,22 @@ class Similarity:
         """Returns the value and its gradient with respect to `moved`, of the shape of `moved`.
 
         Subclasses replace this by an analytic form; this one records a tape.
-
-        Args:
-            fixed: (B, C, D, H, W).
-            moved: Of the same shape.
-            mask: Where the comparison counts; everywhere by default.
-
-        Raises:
-            GeometryError: If the shapes do not fit.
         """
         with torch.enable_grad():
-            variable = full(moved.detach()).requires_grad_(True)
+            variable = moved.detach().requires_grad_(True)
             value = self(fixed.detach(), variable, mask)
             (gradient,) = torch.autograd.grad(value, variable)
         return value.detach(), gradient
 
-    def prepare(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    def prepare(self, image: Tensor) -> Tensor:
         """Returns the features that are compared in place of an image; the image by default.
 
-        An engine may compute the features of both images once and warp them like images.
-
-        Args:
-            image: (B, C, D, H, W).
-            mask: Voxels that features may be made of; all by default.
+        An engine may compute the features once and warp them like an image.
         """
         return image
 
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> BoundSimilarity:
-        """Returns the similarity to one fixed image, with what depends on it alone precomputed.
-
-        Args:
-            fixed: (B, C, D, H, W), already prepared.
-            mask: Where the comparison counts unless a call gives another mask.
-        """
+        """Returns the similarity to one fixed image, with what depends on it alone precomputed."""
         return BoundSimilarity(self, fixed, mask)
 
 
@@ -88,12 +55,7 @@ class BoundSimilarity:
     def value_and_gradient(
         self, moved: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns value and gradient, as `Similarity.value_and_gradient`.
-
-        Args:
-            moved: (B, C, D, H, W).
-            mask: Replaces the bound mask in this call, as a mask that moves with the image does.
-        """
+        """Returns value and gradient; `mask` replaces that of the fixed image if given."""
         mask = self._mask if mask is None else mask
         return self._similarity.value_and_gradient(self._fixed, moved, mask)
 
@@ -104,26 +66,14 @@ def check_images(fixed: Tensor, moved: Tensor, mask: Tensor | None) -> None:
     Raises:
         GeometryError: If they do not.
     """
-    if fixed.ndim != 5 or fixed.shape != moved.shape or 0 in fixed.shape:
+    if fixed.ndim != 5 or fixed.shape != moved.shape:
         raise GeometryError(
             "A similarity compares two images of the same shape (B, C, D, H, W), but got "
             f"{tuple(fixed.shape)} and {tuple(moved.shape)}."
         )
-    check_mask(fixed, mask)
-
-
-def check_mask(image: Tensor, mask: Tensor | None) -> None:
-    """Checks that a mask fits an image (B, C, D, H, W).
-
-    Raises:
-        GeometryError: If it does not.
-    """
-    if mask is None:
-        return
-    fits = mask.ndim == 5 and mask.shape[1] == 1 and mask.shape[2:] == image.shape[2:]
-    if not fits or mask.shape[0] not in (1, image.shape[0]):
+    if mask is not None and (mask.shape[1] != 1 or mask.shape[2:] != fixed.shape[2:]):
         raise GeometryError(
-            f"A mask for images of shape {tuple(image.shape)} has the shape (B, 1, D, H, W), but "
+            f"A mask for images of shape {tuple(fixed.shape)} has the shape (B, 1, D, H, W), but "
             f"got {tuple(mask.shape)}."
         )
 
@@ -133,37 +83,21 @@ def full(image: Tensor) -> Tensor:
     return image if image.dtype in (torch.float32, torch.float64) else image.float()
 
 
-def full_pair(fixed: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns both images in the more precise of their types, at least single."""
-    fixed, moved = full(fixed), full(moved)
-    dtype = torch.promote_types(fixed.dtype, moved.dtype)
-    return fixed.to(dtype), moved.to(dtype)
-
-
 def weights(image: Tensor, mask: Tensor | None) -> Tensor:
-    """Returns weights that sum to one over (B, C, D, H, W), from a mask or uniform.
+    """Returns weights (B, C, D, H, W) that sum to one, from a mask or uniform.
 
-    Returns:
-        One number without a mask, else (B or 1, 1, D, H, W): both broadcast over the image. A mask
-        without any voxel gives zero weights, and so a zero value and gradient.
+    A mask without any voxel gives zero weights, and so a zero value and gradient.
     """
     if mask is None:
-        return torch.tensor(1.0 / image.numel(), dtype=image.dtype, device=image.device)
-    mask = mask.to(image.dtype)
-    copies = image.numel() / mask.numel()
-    return mask / (mask.sum() * copies).clamp(min=1e-12)
-
-
-def spatial_sum(image: Tensor) -> Tensor:
-    """Sums over the voxels, (B, C, 1, 1, 1)."""
-    return image.sum(dim=(2, 3, 4), keepdim=True)
+        return torch.full_like(image, 1.0 / image.numel())
+    spread = mask.to(image.dtype).expand(image.shape)
+    return spread / spread.sum().clamp(min=1e-12)
 
 
 def taped(similarity: Similarity, fixed: Tensor, moved: Tensor, mask: Tensor | None) -> Tensor:
     """Returns the value of a similarity with its analytic gradient given to autograd.
 
-    `moved` gets a gradient, and so does `fixed` if the similarity is symmetric; a mask is data.
-    Cannot be differentiated twice.
+    Only `moved` gets a gradient; the fixed image and the mask are data.
     """
     return _Taped.apply(moved, fixed, mask, similarity)  # type: ignore[no-any-return]
 
@@ -172,15 +106,10 @@ class _Taped(torch.autograd.Function):
     @staticmethod
     def forward(ctx, moved, fixed, mask, similarity):  # type: ignore[no-untyped-def]
         value, gradient = similarity.value_and_gradient(fixed, moved, mask)
-        both = similarity.symmetric and ctx.needs_input_grad[1]
-        other = similarity.value_and_gradient(moved, fixed, mask)[1] if both else None
-        ctx.types = moved.dtype, fixed.dtype
-        ctx.save_for_backward(gradient, other)
+        ctx.save_for_backward(gradient)
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx, slope):  # type: ignore[no-untyped-def]
-        gradient, other = ctx.saved_tensors
-        other = None if other is None else (other * slope).to(ctx.types[1])
-        return (gradient * slope).to(ctx.types[0]), other, None, None
+        (gradient,) = ctx.saved_tensors
+        return gradient * slope, None, None, None
