@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..geometry.affine import PARAMETER_COUNT, LinearKind, linear_matrix, rotation_angle_deg
 from ..geometry.grid import Grid, Matrix
 from ..geometry.sampling import apply_matrix, inside_image, sample
@@ -262,9 +263,14 @@ def _rank(found: list[tuple[float, Matrix]]) -> list[Matrix]:
 
     Headers usually tell the orientation, and a body is often nearly symmetric.
     """
-    found = sorted(found, key=lambda item: item[0])
-    worst = max(value for value, _ in found)
-    best = found[0][0]
+    # A start without overlap has no value; it must neither win nor stretch the tolerance.
+    found = sorted((item for item in found if np.isfinite(item[0])), key=lambda item: item[0])
+    if not found:
+        raise InputError(
+            "No start lets the two images overlap; give an initial transform, or set "
+            "initialization to 'mass' or 'search'."
+        )
+    best, worst = found[0][0], found[-1][0]
     tolerance = _TURNED_MARGIN * (worst - best)
     near = [item for item in found if item[0] <= best + tolerance]
     upright = [item for item in near if rotation_angle_deg(item[1]) < 45.0]

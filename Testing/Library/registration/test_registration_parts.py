@@ -10,7 +10,7 @@ from DeepRegLib.errors import InputError, ParameterError
 from DeepRegLib.geometry.affine import rotation_angle_deg, rotation_from_vector
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.registration.base import Image, ImagePair, Progress
-from DeepRegLib.registration.compose import parse_stages, stage_values
+from DeepRegLib.registration.compose import parse_stages, run_stages, stage_values
 from DeepRegLib.registration.dense import DenseEngine, DenseSettings, for_modality
 from DeepRegLib.registration.initialize import candidates, from_landmarks, moments, principal_axes
 from DeepRegLib.registration.preprocess import (
@@ -241,3 +241,29 @@ def _settings(**changes):
         "update_sigma": 1.7, "field_sigma": 0.7, "tolerance": 0.0, "finest_mm": 0.0,
     }  # fmt: skip
     return DenseSettings(**{**values, **changes})
+
+
+def test_a_start_without_overlap_never_wins():
+    from DeepRegLib.registration.linear import _rank
+
+    turned = np.eye(4)
+    turned[:3, :3] = rotation_from_vector(torch.tensor([1.5, 0.0, 0.0]).double()).numpy()
+    found = [(float("inf"), np.eye(4)), (-1.2, turned), (-0.4, 2.0 * np.eye(4))]
+    assert _rank(found)[0] is turned
+    with pytest.raises(InputError, match="overlap"):
+        _rank([(float("inf"), np.eye(4))])
+
+
+def test_images_far_apart_and_turned_are_found(grid_pair):
+    """No overlap as stored: the start comes from the centres and the search."""
+    moving = grid_pair.moving
+    motion = np.eye(4)
+    motion[:3, :3] = rotation_from_vector(torch.tensor([0.7, -0.9, 0.4]).double()).numpy()
+    motion[:3, 3] = (400.0, -300.0, 250.0)
+    far = Image(moving.data, Grid(moving.grid.shape, motion @ moving.grid.voxel_to_ras))
+    keys = ("rigid",)
+    pair = ImagePair(grid_pair.fixed, far)
+    result = run_stages(pair, keys, stage_values(keys, "balanced"), Progress())
+    points = np.array([[0.0, 0.0, 0.0], [20.0, 0.0, 0.0], [0.0, 25.0, 0.0], [0.0, 0.0, 20.0]])
+    expected = points @ motion[:3, :3].T + motion[:3, 3]
+    assert np.abs(result.transform.map_points_ras(points) - expected).max() < 0.7
