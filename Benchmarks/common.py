@@ -78,7 +78,7 @@ def regularity_inside(transform: Transform, inside: torch.Tensor) -> dict[str, f
 def save(name: str, figures: dict[str, Any]) -> None:
     """Writes Benchmarks/results/<name>.json with commit, machine and versions."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    record = {"origin": _origin(), **figures}
+    record = {"origin": ORIGIN, **figures}
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(_rounded(record), indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(ROOT)}")
@@ -107,3 +107,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(f"{float(value):.5g}")
     return value
+
+
+#: Taken when the program starts: a commit made while it runs is not what it measures.
+ORIGIN = _origin()
