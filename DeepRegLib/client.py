@@ -27,6 +27,8 @@ from .job import Job, JobEvent
 
 #: Lines of the worker's log that a crash report shows.
 _SHOWN_LINES = 6
+#: Priority of a worker in the background on POSIX systems: 0 is usual, 19 the lowest.
+_BACKGROUND_NICE = 10
 
 
 class WorkerProcess:
@@ -39,6 +41,7 @@ class WorkerProcess:
         python: Interpreter to run, such as PythonSlicer; the running one by default.
         environment: Variables to add to the environment of the process.
         arguments: Arguments of the interpreter.
+        background: Compute at a low priority, so that the application in front stays quick.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class WorkerProcess:
         python: str | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = ("-m", "DeepRegLib", "worker"),
+        background: bool = False,
     ) -> None:
         self._command = [python or sys.executable, *arguments]
         self._environment = dict(environment or {})
+        self._background = background
         self._events: queue.Queue[JobEvent] = queue.Queue()
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
@@ -65,6 +70,12 @@ class WorkerProcess:
         """Whether the process runs."""
         process = self._process
         return process is not None and process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None if it does not run."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     @property
     def log(self) -> list[str]:
@@ -85,7 +96,7 @@ class WorkerProcess:
                 process = subprocess.Popen(
                     self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
-                    env=self._variables(), **_own_group(),
+                    env=worker_environment(self._environment), **_own_group(self._background),
                 )  # fmt: skip
             except OSError as error:
                 raise WorkerError(
@@ -93,6 +104,10 @@ class WorkerProcess:
                     f"'{self._command[0]}' can be run."
                 ) from error
             self._process = process
+            if self._background and hasattr(os, "setpriority"):
+                # It may have ended already, or not be ours to change; then it just runs on.
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_NICE)
             logger = threading.Thread(target=self._read_log, args=(process,), daemon=True)
             reader = threading.Thread(target=self._read, args=(process, logger), daemon=True)
             logger.start()
@@ -200,12 +215,6 @@ class WorkerProcess:
         except (OSError, ValueError) as error:
             raise WorkerError("The worker process has ended; submit the job again.") from error
 
-    def _variables(self) -> dict[str, str]:
-        home = str(Path(__file__).resolve().parent.parent)
-        known = os.environ.get("PYTHONPATH")
-        path = os.pathsep.join([home, known] if known else [home])
-        return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **self._environment}
-
     def _read(self, process: subprocess.Popen[str], logger: threading.Thread) -> None:
         assert process.stdout is not None
         for line in process.stdout:
@@ -242,6 +251,18 @@ class WorkerProcess:
             self._log.append(line.rstrip())
 
 
+def worker_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns the environment in which another interpreter finds this library.
+
+    Args:
+        more: Variables to add.
+    """
+    home = str(Path(__file__).resolve().parent.parent)
+    known = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([home, known] if known else [home])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **(more or {})}
+
+
 def kill_tree(process: subprocess.Popen[str]) -> None:
     """Ends a process that `WorkerProcess` started, with all its children."""
     if os.name == "nt":
@@ -257,9 +278,10 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _own_group() -> dict[str, Any]:
+def _own_group(background: bool = False) -> dict[str, Any]:
     if os.name == "nt":
-        return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+        low = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0) if background else 0
+        return {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0) | low}
     return {"start_new_session": True}
 
 

@@ -86,8 +86,10 @@ class Job:
     ``register`` takes the arrays ``fixed``, ``moving`` and, where there are any, ``fixed_mask``,
     ``moving_mask``, ``fixed_labels``, ``moving_labels``, ``fixed_landmarks``,
     ``moving_landmarks``; the transform ``initial``; the parameters ``algorithm``, ``preset``,
-    ``settings``, ``device``, ``interpolation``, ``fill``, ``preview_seconds`` (none by default) and
-    ``names`` (Python text of the inputs for the provenance). It gives the array
+    ``settings``, ``device``, ``interpolation``, ``fill``, ``preview_seconds`` (none by default),
+    ``names`` (Python text of the inputs for the provenance), ``maps`` (``jacobian``, as
+    ``extra_jacobian``), ``grid_spacing_mm`` (of the returned transform's deformation; 0 for the
+    fixed image's) and ``follow_landmarks`` (start where the landmark pairs agree). It gives the array
     ``moved`` and one ``extra_*`` for each further map, the transforms ``transform`` and
     ``inverse``, and in `JobEvent.data` ``quality``, ``provenance``, ``history``, ``seconds``.
 

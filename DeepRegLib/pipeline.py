@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .errors import OutOfMemoryError, ParameterError
+from .errors import InputError, OutOfMemoryError, ParameterError
 from .geometry.field import Field
 from .geometry.grid import Grid
 from .geometry.inverse import invert
@@ -29,7 +29,8 @@ from .memory import PeakMemory, is_out_of_memory
 from .metrics.report import quality_card
 from .operations import background_value, choose_interpolation, warp_image
 from .registration.base import Image, ImagePair, Progress, Result
-from .registration.compose import parse_stages, run_stages, stage_values
+from .registration.compose import STAGES_SHARE, parse_stages, run_stages, stage_values
+from .registration.landmark_start import bent_to_landmarks
 from .registration.preprocess import make_level
 from .spec import Value
 
@@ -48,6 +49,7 @@ def run(
     interpolation: Interpolation = "linear",
     fill: float | None = None,
     names: Mapping[str, str] | None = None,
+    follow_landmarks: bool = False,
 ) -> Result:
     """Registers a pair of images.
 
@@ -62,6 +64,7 @@ def run(
         fill: Value of the moved image where the moving image has no voxel; by default the low end
             of the moving image's values (see `operations.background_value`).
         names: Python text of the inputs by argument name, for the call in the provenance.
+        follow_landmarks: Bends the start so that the landmark pairs agree, and starts there.
 
     Returns:
         Everything, on the CPU: the transform with its field on the fixed grid (zero at the rim),
@@ -84,16 +87,19 @@ def run(
     for sentence in remarks:
         progress.message(sentence)
     pair = replace(pair, initial=_split(pair.initial, pair.fixed.grid))
+    if follow_landmarks:
+        pair = _led_by_landmarks(pair)
     memory = PeakMemory(chosen)
     result, rung = _climb_down(pair, keys, values, chosen, progress)
-    progress.stage("finish", 1.0, 1.0)
-    progress.update(1.0)
+    progress.stage("finish", STAGES_SHARE, 1.0)
+    progress.update(0.0)
     fill = background_value(pair.moving) if fill is None else fill
     _finish(result, pair, rung.device, interpolation, fill, progress)
-    progress.update(1.0)
+    progress.update(0.6)
     result.quality = quality_card(
         pair.to("cpu"), result, time.perf_counter() - started, memory.megabytes()
     )
+    progress.update(1.0)
     result.provenance = {
         "algorithm": "+".join(keys),
         "preset": preset,
@@ -178,6 +184,14 @@ def _rungs(device: torch.device) -> list[_Rung]:
     return rungs
 
 
+def _led_by_landmarks(pair: ImagePair) -> ImagePair:
+    fixed, moving = pair.fixed_landmarks_ras, pair.moving_landmarks_ras
+    if fixed is None or moving is None:
+        raise InputError("Following landmarks needs points on both images; place them first.")
+    start = bent_to_landmarks(pair.initial, fixed, moving, pair.fixed.grid)
+    return replace(pair, initial=_split(start, pair.fixed.grid), initial_is_given=True)
+
+
 def _climb_down(
     pair: ImagePair,
     keys: Sequence[str],
@@ -230,6 +244,7 @@ def _finish(
             with torch.no_grad():
                 transform = _settled(result.transform.to(where), pair.fixed.grid)
                 inverse, _ = invert(transform, pair.moving.grid)
+                progress.update(0.4)
                 moved = warp_image(
                     pair.moving.to(where), transform, pair.fixed.grid, interpolation, fill
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
@@ -17,6 +17,7 @@ from . import pipeline
 from .errors import FileFormatError, ParameterError, WorkerError
 from .geometry.field import Field
 from .geometry.grid import Grid
+from .geometry.jacobian import jacobian_determinant
 from .geometry.transform import Transform
 from .inputs import as_image, as_labels, paired_points, to_array
 from .job import IDENTITY, ArrayFile, Job, JobEvent, TransformFile
@@ -24,10 +25,10 @@ from .operations import carry_points_ras, choose_interpolation, measure, warp_im
 from .registration.base import Image, ImagePair, Progress
 
 #: Most voxels of a preview.
-_PREVIEW_VOXELS = 1_000_000
+_PREVIEW_VOXELS = 300_000
 Points = Union[NDArray[np.float64], None]
 _REGISTER = ("algorithm", "preset", "settings", "device", "interpolation", "fill",
-             "preview_seconds", "names")  # fmt: skip
+             "preview_seconds", "names", "maps", "grid_spacing_mm", "follow_landmarks")  # fmt: skip
 
 
 def greeting() -> dict[str, Any]:
@@ -77,20 +78,58 @@ def _register(job: Job, progress: Progress) -> JobEvent:
         interpolation=wanted.get("interpolation") or "linear",
         fill=wanted.get("fill"),
         names=wanted.get("names"),
+        follow_landmarks=bool(wanted.get("follow_landmarks")),
     )
     folder = Path(job.folder)
     assert result.moved is not None and result.inverse is not None
+    result.extras.update(_maps(result.transform, wanted.get("maps") or ()))
+    returned = _thinned(result.transform, float(wanted.get("grid_spacing_mm") or 0.0))
     images = {"moved": result.moved, **{f"extra_{k}": v for k, v in result.extras.items()}}
     return JobEvent(
         "done", job.id, fraction=1.0,
         arrays={name: _write_image(folder, name, image) for name, image in images.items()},
         transforms={
-            "transform": _write_transform(folder, "transform", result.transform),
+            "transform": _write_transform(folder, "transform", returned),
             "inverse": _write_transform(folder, "inverse", result.inverse),
         },
         data={"quality": result.quality, "provenance": result.provenance,
               "history": result.history, "seconds": result.seconds},
     )  # fmt: skip
+
+
+def _maps(transform: Transform, names: Sequence[str]) -> dict[str, Image]:
+    """Returns maps on the fixed grid: ``jacobian``, the volume change fixed to moving."""
+    for name in names:
+        if name != "jacobian":
+            raise ParameterError(f"There is no map '{name}'; there is: jacobian.")
+    field = transform.field
+    if not names or field is None:
+        return {}
+    scale = float(np.linalg.det(transform.linear[:3, :3]))
+    determinant = jacobian_determinant(field.displacement)[:, None] * scale
+    return {"jacobian": Image(determinant.float(), field.grid)}
+
+
+def _thinned(transform: Transform, spacing_mm: float) -> Transform:
+    """Returns the transform with its field on a coarser grid; as it is for the spacing 0.
+
+    The outermost voxels of the coarse grid lie on or beyond those of the fine one, where the field
+    is at rest, so that it still ends in zeros.
+    """
+    field = transform.field
+    if field is None or spacing_mm <= 0.0:
+        return transform
+    steps = np.maximum(1.0, spacing_mm / np.array(field.grid.spacing_mm))
+    if (steps < 1.001).all():
+        return transform
+    reach = np.array(field.grid.shape) - 1
+    counts = np.ceil(reach / steps - 1e-6).astype(int) + 1
+    matrix = field.grid.voxel_to_ras.copy()
+    matrix[:3, :3] *= steps
+    matrix[:3, 3] = field.grid.to_ras((reach - (counts - 1) * steps) / 2)
+    coarse = Grid(tuple(int(n) for n in counts), matrix)  # type: ignore[arg-type]
+    smooth = field.resized([max(1, round(n / s)) for n, s in zip(field.grid.shape, steps)])
+    return Transform(transform.linear, smooth.on_grid(coarse).faded(1))
 
 
 def _warp(job: Job, progress: Progress) -> JobEvent:

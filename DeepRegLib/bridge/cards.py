@@ -58,6 +58,14 @@ def add_quality_table(
         name: Wished name; a number is added if it is taken.
         quality: The card; nested entries become rows named ``outer.inner``.
     """
+    node = slicer.vtkMRMLTableNode()
+    fill_quality_table(node, quality)
+    node.SetUseColumnTitleAsColumnHeader(True)
+    return add_node(scene, node, name)
+
+
+def fill_quality_table(node: slicer.vtkMRMLTableNode, quality: Mapping[str, Any]) -> None:
+    """Replaces the rows of a table made by `add_quality_table`."""
     columns = []
     for title in ("Measure", "Value"):
         column = vtk.vtkStringArray()
@@ -69,10 +77,7 @@ def add_quality_table(
     table = vtk.vtkTable()
     for column in columns:
         table.AddColumn(column)
-    node = slicer.vtkMRMLTableNode()
     node.SetAndObserveTable(table)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    return add_node(scene, node, name)
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from .volumes import grid_of
 from .vtk_arrays import from_vtk_matrix, map_points
 
 #: Most points at which a non-linear start is sampled; above it the fixed grid is thinned out.
-MAX_START_POINTS = 2_000_000
+MAX_START_POINTS = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +150,12 @@ def initial_transform(
 def _matrix_between_parents(
     source: slicer.vtkMRMLTransformNode | None, target: slicer.vtkMRMLTransformNode | None
 ) -> Matrix | None:
-    matrix = vtk.vtkMatrix4x4()
-    linear = slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
-    return from_vtk_matrix(matrix) if linear else None
+    general = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, general)
+    matrix = vtk.vtkTransform()
+    # Asked this way, a transform that is not linear is no error in the application's log.
+    linear = slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(general, matrix)
+    return from_vtk_matrix(matrix.GetMatrix()) if linear else None
 
 
 def _rim(shape: tuple[int, int, int]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ same as plain arrays.
 from __future__ import annotations
 
 from .cards import add_quality_table, attach_card, card_of
+from .companions import carry_along, check_companions
 from .frames import (
     Start,
     grid_in,
@@ -16,6 +17,8 @@ from .frames import (
     points_between,
     transform_between,
 )
+from .predict import Prediction, TransformSize, predict, transform_size_mb
+from .preflight import Finding, check
 from .resample import resampled_array
 from .scene import add_node, new_scene, open_scene, place_beside, save_scene, scene_transaction
 from .segments import (
@@ -33,6 +36,7 @@ from .transforms import (
     apply_transform,
     displacement_of,
 )
+from .volume_cache import Statistics, VolumeCache
 from .volumes import (
     add_moved_volume,
     add_volume,
@@ -43,7 +47,12 @@ from .volumes import (
 )
 
 __all__ = [
+    "Finding",
+    "Prediction",
     "Start",
+    "Statistics",
+    "TransformSize",
+    "VolumeCache",
     "add_grid_transform",
     "add_linear_transform",
     "add_moved_volume",
@@ -56,6 +65,9 @@ __all__ = [
     "apply_transform",
     "attach_card",
     "card_of",
+    "carry_along",
+    "check",
+    "check_companions",
     "displacement_of",
     "grid_in",
     "grid_of",
@@ -67,6 +79,7 @@ __all__ = [
     "open_scene",
     "place_beside",
     "points_between",
+    "predict",
     "resampled_array",
     "save_scene",
     "scene_transaction",
@@ -74,6 +87,7 @@ __all__ = [
     "segmentation_labels",
     "segmentation_mask",
     "transform_between",
+    "transform_size_mb",
     "volume_array",
     "volume_channels",
 ]

@@ -17,28 +17,53 @@ def resampled_array(
     grid: Grid,
     frame: slicer.vtkMRMLTransformableNode | None = None,
     fill: float = 0.0,
+    labels: bool | None = None,
 ) -> NDArray:
     """Resamples a volume as it lies on screen, through all its parents, linear or not.
 
     Args:
-        volume: Scalar or label volume; labels are taken from the nearest voxel.
+        volume: Scalar or label volume.
         grid: Where to sample.
         frame: Node in whose local coordinates `grid` lies; None for world coordinates.
         fill: Value where the volume has no voxel.
+        labels: Whether to take the nearest voxel; by default only of a label map node.
 
     Returns:
         Array of shape grid.shape, type kept.
     """
+    return array_through(volume, transform_between(frame, volume), grid, fill, labels)
+
+
+def array_through(
+    volume: slicer.vtkMRMLVolumeNode,
+    to_local: vtk.vtkAbstractTransform,
+    grid: Grid,
+    fill: float = 0.0,
+    labels: bool | None = None,
+) -> NDArray:
+    """Resamples a volume through any transform; its own parents are left aside.
+
+    Args:
+        volume: Scalar or label volume.
+        to_local: From the coordinates that `grid` lies in to the volume's own RAS.
+        grid: Where to sample.
+        fill: Value where the volume has no voxel.
+        labels: Whether to take the nearest voxel; by default only of a label map node.
+
+    Returns:
+        Array of shape grid.shape, type kept.
+    """
+    nearest = is_label_map(volume) if labels is None else labels
     image = vtk.vtkImageData()
     image.ShallowCopy(image_of(volume))
-    to_ijk = vtk.vtkMatrix4x4()
-    volume.GetRASToIJKMatrix(to_ijk)
     pull = vtk.vtkGeneralTransform()
     pull.PostMultiply()
     pull.Concatenate(ijk_to_ras_of(grid))
-    pull.Concatenate(transform_between(frame, volume))
+    pull.Concatenate(to_local)
+    to_ijk = vtk.vtkMatrix4x4()
+    volume.GetRASToIJKMatrix(to_ijk)
     pull.Concatenate(to_ijk)
-    return from_vtk_image(_reslice(image, pull, grid, is_label_map(volume), fill))
+    return from_vtk_image(_reslice(image, pull, grid, nearest, fill))
 
 
 def _reslice(

@@ -58,11 +58,7 @@ def add_linear_transform(
     Raises:
         GeometryError: If the matrix is not 4 x 4, finite and invertible.
     """
-    node = slicer.vtkMRMLLinearTransformNode()
-    node.SetMatrixTransformFromParent(to_vtk_matrix(_checked(matrix_fixed_to_moving)))
-    add_node(scene, node, name)
-    _relate(node, fixed, moving)
-    return node
+    return add_content(scene, name, warp_content(matrix_fixed_to_moving, None, None), fixed, moving)
 
 
 def add_grid_transform(
@@ -88,11 +84,7 @@ def add_grid_transform(
     Raises:
         GeometryError: If the vectors do not fit the grid or are not finite.
     """
-    node = slicer.vtkMRMLGridTransformNode()
-    node.SetAndObserveTransformFromParent(_grid_transform(displacement_ras_mm, grid))
-    add_node(scene, node, name)
-    _relate(node, fixed, moving)
-    return node
+    return add_content(scene, name, _grid_transform(displacement_ras_mm, grid), fixed, moving)
 
 
 def add_warp(
@@ -130,19 +122,58 @@ def add_warp(
     if layout not in ("grid", "chain"):
         raise GeometryError(f"A transform is laid out as 'grid' or 'chain', not '{layout}'.")
     matrix = _checked(linear)
-    if deformation_ras_mm is None:
-        return add_linear_transform(scene, name, matrix, fixed, moving)
-    u = _vectors(deformation_ras_mm, grid)
-    u = faded(u, _rim_width(u, grid) if fade_voxel is None else fade_voxel)
-    if layout == "grid":
-        return add_grid_transform(scene, name, total_ras_mm(matrix, u, grid), grid, fixed, moving)
-    outer = slicer.vtkMRMLGridTransformNode()
-    outer.SetAndObserveTransformFromParent(_grid_transform(u, grid))
-    add_node(scene, outer, f"{name} (deformation)")
-    _relate(outer, fixed, moving)
+    if deformation_ras_mm is None or layout == "grid":
+        content = warp_content(matrix, deformation_ras_mm, grid, fade_voxel)
+        return add_content(scene, name, content, fixed, moving)
+    u = _rested(_vectors(deformation_ras_mm, grid), grid, fade_voxel)
+    outer = add_content(scene, f"{name} (deformation)", _grid_transform(u, grid), fixed, moving)
     inner = add_linear_transform(scene, name, matrix, fixed, moving)
     inner.SetAndObserveTransformNodeID(outer.GetID())
     return inner
+
+
+def warp_content(
+    linear: ArrayLike,
+    deformation_ras_mm: ArrayLike | None,
+    grid: Grid | None,
+    fade_voxel: int | None = None,
+) -> vtk.vtkAbstractTransform:
+    """Returns what `add_warp` puts into its node in the layout ``grid``.
+
+    This is the slow part; it touches no node, so it may run in any thread.
+
+    Args:
+        linear: 4 x 4, fixed RAS to moving RAS.
+        deformation_ras_mm: u, (3, *grid.shape), RAS mm; None if linear.
+        grid: Grid of u.
+        fade_voxel: See `add_warp`.
+    """
+    matrix = _checked(linear)
+    if deformation_ras_mm is None or grid is None:
+        content = vtk.vtkTransform()
+        content.SetMatrix(to_vtk_matrix(matrix))
+        return content
+    u = _rested(_vectors(deformation_ras_mm, grid), grid, fade_voxel)
+    return _grid_transform(total_ras_mm(matrix, u, grid), grid)
+
+
+def add_content(
+    scene: slicer.vtkMRMLScene,
+    name: str,
+    content: vtk.vtkAbstractTransform,
+    fixed: slicer.vtkMRMLVolumeNode | None = None,
+    moving: slicer.vtkMRMLVolumeNode | None = None,
+) -> slicer.vtkMRMLTransformNode:
+    """Adds a transform node that holds a VTK transform from parent; as `add_warp`."""
+    if content.IsA("vtkLinearTransform"):
+        node = slicer.vtkMRMLLinearTransformNode()
+        node.SetMatrixTransformFromParent(content.GetMatrix())
+    else:
+        node = slicer.vtkMRMLGridTransformNode()
+        node.SetAndObserveTransformFromParent(content)
+    add_node(scene, node, name)
+    _relate(node, fixed, moving)
+    return node
 
 
 def add_transform(
@@ -181,12 +212,60 @@ def add_transform(
     )
 
 
+def replace_transform(
+    scene: slicer.vtkMRMLScene,
+    made: slicer.vtkMRMLTransformNode,
+    chosen: slicer.vtkMRMLTransformNode | None,
+) -> slicer.vtkMRMLTransformNode:
+    """Gives a transform's content to a node that was there before, and removes the transform.
+
+    Args:
+        scene: Scene of both nodes.
+        made: Finished transform.
+        chosen: Node to keep; if it is None or of another class, `made` stays.
+
+    Returns:
+        The node that holds the result. What hangs under a kept node moves along.
+    """
+    if chosen is None or chosen is made or chosen.GetClassName() != made.GetClassName():
+        return made
+    was_modified = chosen.StartModify()
+    chosen.SetAndObserveTransformFromParent(made.GetTransformFromParent())
+    chosen.SetAndObserveTransformNodeID(made.GetTransformNodeID())
+    for role in (made.GetFixedNodeReferenceRole(), made.GetMovingNodeReferenceRole()):
+        chosen.SetNodeReferenceID(role, made.GetNodeReferenceID(role))
+    chosen.EndModify(was_modified)
+    scene.RemoveNode(made)
+    return chosen
+
+
 def apply_transform(
     node: slicer.vtkMRMLTransformNode | None, *nodes: slicer.vtkMRMLTransformableNode
 ) -> None:
     """Puts nodes that share the moving volume's coordinates under a transform (None: none)."""
     for child in nodes:
         child.SetAndObserveTransformNodeID(None if node is None else node.GetID())
+
+
+def warp_as_vtk(
+    linear: ArrayLike, deformation_ras_mm: ArrayLike | None = None, grid: Grid | None = None
+) -> vtk.vtkGeneralTransform:
+    """Returns p -> linear(p + u(p)) as a VTK transform, without any node.
+
+    Args:
+        linear: 4 x 4, fixed RAS to moving RAS.
+        deformation_ras_mm: u, (3, *grid.shape), RAS mm; None if linear.
+        grid: Grid of u.
+
+    Raises:
+        GeometryError: If the parts do not fit.
+    """
+    result = vtk.vtkGeneralTransform()
+    result.PostMultiply()
+    if deformation_ras_mm is not None and grid is not None:
+        result.Concatenate(_grid_transform(deformation_ras_mm, grid))
+    result.Concatenate(to_vtk_matrix(_checked(linear)))
+    return result
 
 
 def displacement_of(
@@ -245,6 +324,10 @@ def faded(vectors: NDArray[np.float32], width_voxel: int) -> NDArray[np.float32]
         ramp = (0.5 - 0.5 * np.cos(np.pi * depth)).astype(np.float32)
         result *= ramp.reshape([-1 if a == axis else 1 for a in range(3)])
     return result
+
+
+def _rested(u: NDArray[np.float32], grid: Grid, fade_voxel: int | None) -> NDArray[np.float32]:
+    return faded(u, _rim_width(u, grid) if fade_voxel is None else fade_voxel)
 
 
 def _rim_width(vectors: NDArray, grid: Grid) -> int:

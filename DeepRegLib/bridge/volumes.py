@@ -5,6 +5,9 @@ Arrays are (k, j, i), which is the tensor axis order of the library, so nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import slicer
 import vtk
@@ -132,6 +135,38 @@ def add_volume(
     return node
 
 
+def replace_volume(
+    scene: slicer.vtkMRMLScene,
+    made: slicer.vtkMRMLVolumeNode,
+    chosen: slicer.vtkMRMLVolumeNode | None,
+) -> slicer.vtkMRMLVolumeNode:
+    """Gives a volume's voxels and place to a node that was there before, and removes the volume.
+
+    Args:
+        scene: Scene of both nodes.
+        made: Finished volume.
+        chosen: Node to keep; if it is None or of another class, `made` stays.
+
+    Returns:
+        The node that holds the result. A kept node keeps its name and its display.
+    """
+    if chosen is None or chosen is made or chosen.GetClassName() != made.GetClassName():
+        return made
+    matrix = vtk.vtkMatrix4x4()
+    made.GetIJKToRASMatrix(matrix)
+    with _one_event(chosen):
+        chosen.SetAndObserveImageData(made.GetImageData())
+        chosen.SetIJKToRASMatrix(matrix)
+        chosen.SetAndObserveTransformNodeID(made.GetTransformNodeID())
+        if chosen.GetDisplayNode() is None:
+            chosen.CreateDefaultDisplayNodes()
+    display = made.GetDisplayNode()
+    scene.RemoveNode(made)
+    if display is not None and display.GetScene() is scene:
+        scene.RemoveNode(display)
+    return chosen
+
+
 def image_of(volume: slicer.vtkMRMLVolumeNode) -> vtk.vtkImageData:
     """Returns the image data of a volume.
 
@@ -146,6 +181,16 @@ def image_of(volume: slicer.vtkMRMLVolumeNode) -> vtk.vtkImageData:
             f"The volume '{volume.GetName()}' is empty; load or choose one that holds voxels."
         )
     return image
+
+
+@contextmanager
+def _one_event(node: slicer.vtkMRMLNode) -> Iterator[None]:
+    """Lets observers hear of all changes in the block at once."""
+    was_modified = node.StartModify()
+    try:
+        yield
+    finally:
+        node.EndModify(was_modified)
 
 
 def _copy_display(

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..card import ROWS, card_rows, card_text
 from ..geometry.grid import Grid
 from ..geometry.transform import Transform
 from ..registration.base import Image, ImagePair, Result
@@ -38,29 +39,7 @@ from .regularity import inverse_consistency_mm, measurable, regularity, total_di
 from .similarity import fixed_region, pair_similarity
 from .verdict import Finding, findings
 
-#: Rows of the card for people: name, key before, key after, format.
-ROWS: tuple[tuple[str, str, str, str], ...] = (
-    ("Normalized mutual information", "nmi_before", "nmi_after", "{:.3f}"),
-    ("Correlation (NCC)", "ncc_before", "ncc_after", "{:.3f}"),
-    ("Overlap of the images", "overlap_before_percent", "overlap_percent", "{:.0f} %"),
-    ("Dice, mean over labels", "dice_before", "dice_after", "{:.3f}"),
-    ("Landmark error, mean", "tre_mean_before_mm", "tre_mean_after_mm", "{:.2f} mm"),
-    ("Landmark error, median", "tre_median_before_mm", "tre_median_after_mm", "{:.2f} mm"),
-    ("Landmark error, maximum", "tre_max_before_mm", "tre_max_after_mm", "{:.2f} mm"),
-    ("Folded voxels", "", "folds_percent", "{:.3f} %"),
-    ("Jacobian, 1st percentile", "", "jacobian_p01", "{:.2f}"),
-    ("Jacobian, 99th percentile", "", "jacobian_p99", "{:.2f}"),
-    ("SDlogJ", "", "sdlogj", "{:.3f}"),
-    ("Deformation, mean", "", "deformation_mean_mm", "{:.2f} mm"),
-    ("Deformation, maximum", "", "deformation_max_mm", "{:.2f} mm"),
-    ("Displacement, mean", "", "displacement_mean_mm", "{:.2f} mm"),
-    ("Displacement, maximum", "", "displacement_max_mm", "{:.2f} mm"),
-    ("Inverse consistency, mean", "", "inverse_mean_mm", "{:.3f} mm"),
-    ("Inverse consistency, 95 %", "", "inverse_p95_mm", "{:.3f} mm"),
-    ("Inverse consistency, maximum", "", "inverse_max_mm", "{:.3f} mm"),
-    ("Time", "", "seconds", "{:.1f} s"),
-    ("Peak memory", "", "peak_memory_mb", "{:.0f} MB"),
-)
+__all__ = ["ROWS", "card_rows", "card_text", "quality_card"]
 
 
 def quality_card(
@@ -103,29 +82,6 @@ def quality_card(
     card["peak_memory_mb"] = peak_memory_mb
     card = _plain(card)
     return card | _judged(findings(card))
-
-
-def card_rows(card: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns the known figures as texts: name, before (or empty), after; for tables."""
-    rows = []
-    for name, before, after, form in ROWS:
-        if card.get(after) is None:
-            continue
-        old = card.get(before)
-        known = form.format(old) if old is not None else ("-" if before else "")
-        rows.append((name, known, form.format(card[after])))
-    return rows
-
-
-def card_text(card: dict[str, Any]) -> str:
-    """Returns the card as a plain text table."""
-    lines = [f"{card['verdict'].upper()}: {card['sentence']}"]
-    lines += [f"  also: {reason}" for reason in card["reasons"] if reason != card["sentence"]]
-    rows = [("", "before", "after"), *card_rows(card)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for name, before, after in rows:
-        lines.append(f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}")
-    return "\n".join(lines) + "\n"
 
 
 def _truth(pair: ImagePair, before: Transform, after: Transform) -> dict[str, Any]:

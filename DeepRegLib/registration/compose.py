@@ -11,7 +11,9 @@ from ..errors import ParameterError
 from ..spec import Value
 from .base import ImagePair, Progress, Result
 
-#: Shares of the whole run, by kind of transform, for the progress bar.
+#: Share of a run that its stages take; inverse, moved image and quality card take the rest.
+STAGES_SHARE = 0.85
+#: How long a stage takes compared with the others, by kind of transform, for the progress bar.
 _WEIGHTS = {"linear": 1.0, "bspline": 4.0, "dense": 6.0}
 
 
@@ -81,7 +83,8 @@ def run_stages(
     done, history, seconds, extras = 0.0, [], {}, {}
     result = None
     for position, (key, setting, weight) in enumerate(zip(keys, values, weights)):
-        progress.stage(key, done / sum(weights), (done + weight) / sum(weights))
+        whole = sum(weights) / STAGES_SHARE
+        progress.stage(key, done / whole, (done + weight) / whole)
         started = time.perf_counter()
         result = registry.create(key, **setting).register(pair, progress)
         name = key if key not in seconds else f"{key} ({position + 1})"

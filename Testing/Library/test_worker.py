@@ -13,7 +13,8 @@ import torch
 
 from DeepRegLib import client
 from DeepRegLib.client import WorkerProcess
-from DeepRegLib.errors import Cancelled, InputError, WorkerError
+from DeepRegLib.errors import Cancelled, DeepRegError, InputError, WorkerError
+from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.job import ArrayFile, Job, JobEvent, TransformFile, private_folder
 
@@ -261,3 +262,30 @@ def test_previews_are_thinned_out(tmp_path):
     assert vectors.dtype == np.float32 and vectors[0].size <= 1_000_000
     np.testing.assert_allclose(vectors, 2.0, atol=1e-4)
     assert np.shape(described.field.voxel_to_ras) == (4, 4)
+
+
+def test_maps_and_a_coarse_transform(worker, folder):
+    settings = {"greedy.iterations": "20,10", "greedy.factors": "2,1"}
+    job = register_job(
+        folder, settings, algorithm="greedy", preset="fast", maps=["jacobian"], grid_spacing_mm=9.0
+    )
+    worker.submit(job)
+    done = worker.wait(120)
+    jacobian = load(folder, done.arrays["extra_jacobian"])
+    assert jacobian.shape == pairs.fixed_grid().shape and jacobian.std() > 0.01
+    field = done.transforms["transform"].field
+    coarse = Grid(load(folder, field).shape[1:], np.array(field.voxel_to_ras))
+    fixed = pairs.fixed_grid()
+    np.testing.assert_allclose(coarse.spacing_mm, 9.0, rtol=1e-6)
+    # It reaches the outermost voxels of the fixed image and rests there.
+    ends = np.array([[0.0] * 3, np.array(fixed.shape) - 1.0])
+    inside = coarse.to_voxel(fixed.to_ras(ends))
+    assert (inside[0] >= -1e-6).all() and (inside[1] <= np.array(coarse.shape) - 1 + 1e-6).all()
+    vectors = load(folder, field)
+    assert np.abs(vectors[:, 0]).max() == 0.0 and np.abs(vectors[:, :, :, -1]).max() == 0.0
+
+
+def test_an_unknown_map_is_refused(worker, folder):
+    worker.submit(register_job(folder, QUICK, maps=["weather"]))
+    with pytest.raises(DeepRegError, match="no map 'weather'"):
+        worker.wait(120)

@@ -1,0 +1,187 @@
+"""The section Algorithm: which one, what it is, which stages run, with which parameters."""
+
+from __future__ import annotations
+
+import html
+import json
+
+import qt
+from slicer.i18n import tr as _
+
+from DeepRegLib import registry
+
+from .ParameterForm import ParameterForm
+from .Parameters import settingsOf
+
+
+class AlgorithmPart:
+    """Ties the section's widgets to the parameter node.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui):
+        self._ui = ui
+        self._node = None
+        self._updating = False
+        self._specs = registry.specs()
+        self.form = ParameterForm(ui.parametersBox, self._onSettings)
+        self._fillAlgorithms()
+        ui.algorithmCombo.connect("currentIndexChanged(int)", self._onAlgorithm)
+        ui.stagesCombo.connect("currentIndexChanged(int)", self._onStages)
+
+    def setParameterNode(self, parameterNode) -> None:
+        """Shows the choices of a parameter node; None shows nothing."""
+        self._node = parameterNode
+        self.update()
+
+    def update(self) -> None:
+        """Shows what the parameter node holds now."""
+        if self._node is None or self._updating:
+            return
+        self._updating = True
+        try:
+            key = self._node.algorithm if self._node.algorithm in self._specs else "greedy"
+            spec = self._specs[key]
+            index = self._ui.algorithmCombo.findData(key)
+            if self._ui.algorithmCombo.currentIndex != index:
+                self._ui.algorithmCombo.currentIndex = index
+            self._ui.summaryLabel.text = description(spec)
+            self._fillStages(spec)
+            stages = [self._specs[k] for k in self.keys()]
+            self.form.setStages(stages, self._node.preset.value, settingsOf(self._node))
+        finally:
+            self._updating = False
+
+    def keys(self) -> list:
+        """Returns the keys of all algorithms that run, in order."""
+        known = [k for k in self._node.stages.split("+") if k in self._specs]
+        return known or [self._node.algorithm]
+
+    def _fillAlgorithms(self) -> None:
+        """Lists the algorithms under the names of their families, which cannot be chosen."""
+        combo = self._ui.algorithmCombo
+        families = {}
+        for spec in self._specs.values():
+            families.setdefault(spec.family, []).append(spec)
+        for family, members in families.items():
+            combo.addItem(_familyTitle(family))
+            heading = combo.model().item(combo.count - 1)
+            heading.setEnabled(False)
+            font = heading.font()
+            font.setItalic(True)
+            heading.setFont(font)
+            for spec in members:
+                combo.addItem(spec.title, spec.key)
+                combo.setItemData(combo.count - 1, spec.summary, qt.Qt.ToolTipRole)
+
+    def _fillStages(self, spec) -> None:
+        """Offers all stages before the algorithm, fewer of them, and the algorithm alone."""
+        combo = self._ui.stagesCombo
+        chains = [[*spec.stages[n:], spec.key] for n in range(len(spec.stages) + 1)]
+        wanted = ["+".join(chain) for chain in chains]
+        shown = [combo.itemData(n) for n in range(combo.count)]
+        if shown != wanted:
+            combo.clear()
+            for chain, data in zip(chains, wanted):
+                names = [self._specs[key].title for key in chain]
+                combo.addItem(" → ".join(names), data)
+        index = wanted.index(self._node.stages) if self._node.stages in wanted else 0
+        combo.currentIndex = index
+        if self._node.stages != wanted[index]:
+            self._node.stages = wanted[index]
+
+    def _onAlgorithm(self, index) -> None:
+        key = self._ui.algorithmCombo.itemData(index)
+        if self._updating or self._node is None or not key:
+            return
+        spec = self._specs[key]
+        self._updating = True
+        try:
+            self._node.algorithm = key
+            self._node.stages = "+".join([*spec.stages, key])
+        finally:
+            self._updating = False
+        self.update()
+
+    def _onStages(self, index) -> None:
+        data = self._ui.stagesCombo.itemData(index)
+        if not self._updating and self._node is not None and data:
+            self._node.stages = data
+            self.update()
+
+    def _onSettings(self, settings) -> None:
+        """Keeps the settings of stages that are not shown at present."""
+        if self._node is None:
+            return
+        shown = tuple(f"{key}." for key in self.keys())
+        others = {k: v for k, v in settingsOf(self._node).items() if not k.startswith(shown)}
+        self._updating = True
+        try:
+            self._node.settings = json.dumps({**others, **settings}, sort_keys=True)
+        finally:
+            self._updating = False
+
+
+def usedSettings(parameterNode) -> dict:
+    """Returns the settings of the stages that run, by ``algorithm.parameter``."""
+    shown = tuple(f"{key}." for key in parameterNode.stages.split("+"))
+    return {k: v for k, v in settingsOf(parameterNode).items() if k.startswith(shown)}
+
+
+def description(spec) -> str:
+    """Returns what an algorithm is, needs and gives, with links to its publications."""
+    parts = [html.escape(spec.summary)]
+    needs = [text for flag, text in _needs(spec.needs) if flag]
+    gives = [text for flag, text in _gives(spec) if flag]
+    if needs:
+        parts.append(_("<b>Needs</b> {things}.").format(things=", ".join(needs)))
+    parts.append(_("<b>Gives</b> {things}.").format(things=", ".join(gives)))
+    links = [
+        f'<a href="{html.escape(r.link)}">{html.escape(r.authors.split(",")[0])} {r.year}</a>'
+        for r in spec.references
+        if r.link
+    ]
+    if links:
+        parts.append(_("<b>Published in</b> {links}").format(links=", ".join(links)))
+    return "<br>".join(parts)
+
+
+def _needs(needs):
+    return (
+        (needs.training, _("a trained model")),
+        (needs.labels, _("label maps")),
+        (needs.landmarks, _("landmarks")),
+        (needs.teacher, _("a teacher's transforms")),
+    )
+
+
+def _gives(spec):
+    outputs = spec.outputs
+    return (
+        (spec.transform == "linear", _("a linear transform")),
+        (spec.transform != "linear", _("a deformation")),
+        (outputs.inverse, _("its inverse")),
+        (outputs.uncertainty, _("the uncertainty in mm")),
+        (outputs.error_map, _("the predicted error in mm")),
+        (outputs.segmentation, _("a segmentation")),
+        (outputs.latent_code, _("a latent code")),
+        (outputs.trajectory, _("the trajectory")),
+    )
+
+
+def _familyTitle(family: str) -> str:
+    titles = {
+        "linear": _("Linear"),
+        "optimisation": _("Deformable, by optimization"),
+        "learned similarity": _("Learned similarity"),
+        "error estimation": _("Error estimation"),
+        "reinforcement learning": _("Reinforcement learning"),
+        "supervised": _("Supervised learning"),
+        "weakly supervised": _("Weakly supervised learning"),
+        "unsupervised": _("Unsupervised learning"),
+        "probabilistic": _("Probabilistic"),
+        "joint registration and segmentation": _("Joint registration and segmentation"),
+    }
+    return titles.get(family, family)

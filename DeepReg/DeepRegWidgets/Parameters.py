@@ -1,0 +1,163 @@
+"""What the panel remembers: one parameter node per parameter set, saved with the scene."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Annotated, Union
+
+import slicer
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLTransformNode,
+)
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+#: Role under which the parameter node refers to the companions, in order.
+COMPANION_ROLE = "DeepReg.Companion"
+
+#: Attribute of the parameter node that the panel shows.
+SHOWN_ATTRIBUTE = "DeepReg.Shown"
+
+Mask = Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]
+
+
+class Preset(Enum):
+    """How long a run may take."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    ACCURATE = "accurate"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        return {"FAST": _("Fast"), "BALANCED": _("Balanced"), "ACCURATE": _("Accurate")}[self.name]
+
+
+class Device(Enum):
+    """Where a run computes."""
+
+    AUTOMATIC = "auto"
+    GPU = "cuda"
+    CPU = "cpu"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "AUTOMATIC": _("Automatic"),
+            "GPU": _("Graphics card (CUDA)"),
+            "CPU": _("Processor (CPU)"),
+        }
+        return names[self.name]
+
+
+class Interpolation(Enum):
+    """How the moved volume is sampled."""
+
+    AUTOMATIC = "auto"
+    LINEAR = "linear"
+    NEAREST = "nearest"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "AUTOMATIC": _("Automatic"),
+            "LINEAR": _("Linear"),
+            "NEAREST": _("Nearest voxel"),
+        }
+        return names[self.name]
+
+
+class CompanionMode(Enum):
+    """How companions go along."""
+
+    UNDER_TRANSFORM = "under"
+    HARDENED_COPY = "copy"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "UNDER_TRANSFORM": _("Placed under the transform"),
+            "HARDENED_COPY": _("Copied and hardened"),
+        }
+        return names[self.name]
+
+
+@parameterNodeWrapper
+class DeepRegParameterNode:
+    """All choices of the panel.
+
+    `settings` holds as JSON what differs from the preset, by ``algorithm.parameter``; `stages` the
+    keys of all algorithms that run, joined by ``+``. Companions are node references of the role
+    `COMPANION_ROLE`.
+    """
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    fixedMask: Mask
+    movingMask: Mask
+    fixedSegment: str
+    movingSegment: str
+    fixedPoints: vtkMRMLMarkupsFiducialNode
+    movingPoints: vtkMRMLMarkupsFiducialNode
+    fixedLabels: Mask
+    movingLabels: Mask
+    initialTransform: vtkMRMLTransformNode
+    startFromScene: bool = True
+    algorithm: str = "greedy"
+    stages: str = "rigid+affine+greedy"
+    preset: Preset = Preset.BALANCED
+    device: Device = Device.AUTOMATIC
+    settings: str = "{}"
+    wantMoved: bool = True
+    movedVolume: vtkMRMLScalarVolumeNode
+    resultTransform: vtkMRMLTransformNode
+    wantInverse: bool = False
+    inverseTransform: vtkMRMLTransformNode
+    wantJacobian: bool = False
+    companionMode: CompanionMode = CompanionMode.UNDER_TRANSFORM
+    applyToMoving: bool = False
+    gridSpacing: Annotated[float, WithinRange(0, 50)] = 0.0
+    interpolation: Interpolation = Interpolation.AUTOMATIC
+    livePreview: bool = True
+    #: How the result was last looked at; restored with the scene.
+    view: str = ""
+    overlay: str = ""
+
+
+def isUntouched(parameterNode) -> bool:
+    """Tells whether nothing has been chosen in a parameter set yet."""
+    return parameterNode.fixedVolume is None and parameterNode.movingVolume is None
+
+
+def settingsOf(parameterNode) -> dict:
+    """Returns what differs from the preset, by ``algorithm.parameter``."""
+    try:
+        values = json.loads(parameterNode.settings or "{}")
+    except json.JSONDecodeError:
+        # Written by hand or by another version: the presets are a safe place to start.
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def companionsOf(parameterNode) -> list:
+    """Returns the nodes that go along."""
+    node = parameterNode.parameterNode
+    count = node.GetNumberOfNodeReferences(COMPANION_ROLE)
+    found = [node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(count)]
+    return [companion for companion in found if companion is not None]
+
+
+def setCompanions(parameterNode, companions) -> None:
+    """Replaces the nodes that go along."""
+    node = parameterNode.parameterNode
+    if [c.GetID() for c in companionsOf(parameterNode)] == [c.GetID() for c in companions]:
+        return
+    with slicer.util.NodeModify(node):
+        node.RemoveNodeReferenceIDs(COMPANION_ROLE)
+        for companion in companions:
+            node.AddNodeReferenceID(COMPANION_ROLE, companion.GetID())

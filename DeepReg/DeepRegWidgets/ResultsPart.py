@@ -1,0 +1,275 @@
+"""The section Results: verdict, card, ways to look at the result, curve, Python and report."""
+
+from __future__ import annotations
+
+import json
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DeepRegLib.bridge import mrml
+from DeepRegLib.bridge.outcome import MAP_ROLE
+from DeepRegLib.bridge.transforms import warp_as_vtk
+from DeepRegLib.card import card_rows
+from DeepRegLib.errors import DeepRegError
+
+from .Comparison import VIEWS, Comparison
+from .Curve import Curve
+from .Report import HISTORY_ATTRIBUTE, START_ATTRIBUTE, saveReport
+from .Texts import message, verdict
+
+_ROW_HEIGHT = 22
+
+
+class ResultsPart:
+    """Shows the result that the parameter node refers to.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui):
+        self._ui = ui
+        self._node = None
+        self._comparison = None
+        self._shownID = None
+        self._updating = False
+        self._curve = Curve(ui.curveBox)
+        self._buttons = {view: getattr(ui, f"{view}Button") for view in VIEWS}
+        for view, button in self._buttons.items():
+            button.connect("clicked(bool)", lambda checked=False, v=view: self.show(v))
+        ui.blendSlider.connect("valueChanged(double)", self._onBlend)
+        ui.mapCombo.connect("currentIndexChanged(int)", self._onMap)
+        ui.copyPythonButton.connect("clicked(bool)", self._onCopyPython)
+        ui.saveReportButton.connect("clicked(bool)", self._onSaveReport)
+
+    @property
+    def comparison(self):
+        """The `Comparison` of the shown result; None without one."""
+        return self._comparison
+
+    def setParameterNode(self, parameterNode) -> None:
+        """Shows the result of a parameter node; None shows nothing."""
+        if parameterNode is None:
+            self._forget()
+        self._node = parameterNode
+        self.update(force=True)
+
+    def takeOutcome(self, outcome, request, startLinear) -> None:
+        """Keeps with the transform what the section needs later, and shows the result."""
+        transform = outcome.transform
+        transform.SetAttribute(HISTORY_ATTRIBUTE, json.dumps(_thinned(outcome.history)))
+        transform.SetAttribute(START_ATTRIBUTE, json.dumps(startLinear.tolist()))
+        self._ui.resultsButton.collapsed = False
+        self.update(force=True)
+        self._bringIntoView(request.fixed)
+        self.show("after")
+
+    def update(self, force: bool = False) -> None:
+        """Shows the result that the parameter node refers to now."""
+        if self._node is None or self._updating:
+            return
+        transform = self._node.resultTransform
+        shown = None if transform is None else transform.GetID()
+        if shown == self._shownID and not force:
+            return
+        self._updating = True
+        try:
+            self._forget()
+            self._shownID = shown
+            card = None if transform is None else _cardOf(transform)
+            self._showCard(card)
+            if card is not None:
+                self._prepareComparison(transform)
+                self._curve.show(_loads(transform.GetAttribute(HISTORY_ATTRIBUTE)) or [])
+        finally:
+            self._updating = False
+
+    def restoreView(self) -> None:
+        """Shows the result again as it was looked at when the scene was saved."""
+        if self._node is None or self._comparison is None:
+            return
+        overlay = self._node.overlay
+        if self._node.view in VIEWS:
+            self.show(self._node.view)
+        index = self._ui.mapCombo.findData(overlay)
+        if overlay and index > 0:
+            self._ui.mapCombo.currentIndex = index
+
+    def show(self, view: str) -> None:
+        """Shows the result in one of `Comparison.VIEWS`."""
+        if self._comparison is None:
+            return
+        if not self._comparison.complete:
+            self._ui.verdictLabel.text = message(
+                "warning", _("A volume of this result was deleted; run the registration again.")
+            )
+            return
+        self._comparison.forgetPictures()
+        self._comparison.show(view)
+        for name, button in self._buttons.items():
+            button.checked = name == view
+        self._ui.blendSlider.enabled = view in ("before", "after")
+        self._node.view = view
+        if self._ui.mapCombo.currentIndex > 0:
+            self._ui.mapCombo.currentIndex = 0
+
+    def pauseForSaving(self) -> None:
+        """Lets the views show plain volumes while a scene is saved, as nothing else is saved."""
+        if self._comparison is not None and self._comparison.complete:
+            view = self._comparison.view
+            self._comparison.close()
+            self._comparison.view = view
+
+    def resumeAfterSaving(self) -> None:
+        """Shows again what was shown before saving."""
+        if self._comparison is not None and self._comparison.view in VIEWS:
+            self.show(self._comparison.view)
+
+    def close(self) -> None:
+        """Stops flickering and takes composed pictures away."""
+        self._forget()
+
+    def stopFlicker(self) -> None:
+        """Stops flickering when the panel is left."""
+        if self._comparison is not None and self._comparison.view == "flicker":
+            self.show("after")
+
+    def _forget(self) -> None:
+        if self._comparison is not None:
+            self._comparison.close()
+        self._comparison = None
+        self._shownID = None
+        for button in self._buttons.values():
+            button.checked = False
+
+    def _showCard(self, card) -> None:
+        ui = self._ui
+        known = card is not None
+        ui.cardTable.visible = ui.viewsWidget.visible = ui.curveBox.visible = known
+        ui.copyPythonButton.enabled = ui.saveReportButton.enabled = known
+        if not known:
+            ui.verdictLabel.text = _("No result yet.")
+            return
+        quality, _provenance = card
+        ui.verdictLabel.text = _verdictText(quality)
+        rows = card_rows(quality)
+        table = ui.cardTable
+        table.setColumnCount(3)
+        table.setRowCount(len(rows))
+        table.setHorizontalHeaderLabels([_("Measure"), _("Before"), _("After")])
+        table.verticalHeader().setVisible(False)
+        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        for row, texts in enumerate(rows):
+            for column, text in enumerate(texts):
+                table.setItem(row, column, qt.QTableWidgetItem(text))
+        table.resizeColumnsToContents()
+        table.horizontalHeader().setStretchLastSection(True)
+
+    def _prepareComparison(self, transform) -> None:
+        moving = transform.GetNodeReference(transform.GetMovingNodeReferenceRole())
+        fixed = transform.GetNodeReference(transform.GetFixedNodeReferenceRole())
+        if moving is None or fixed is None:
+            self._ui.viewsWidget.visible = False
+            return
+        start = _loads(transform.GetAttribute(START_ATTRIBUTE))
+        moved = self._node.movedVolume if self._node.wantMoved else None
+        self._comparison = Comparison(
+            fixed, moving, transform, moved, None if start is None else warp_as_vtk(start)
+        )
+        combo = self._ui.mapCombo
+        combo.clear()
+        combo.addItem(_("None"), "")
+        for kind, title in _mapTitles().items():
+            if transform.GetNodeReference(MAP_ROLE + kind) is not None:
+                combo.addItem(title, kind)
+        combo.currentIndex = 0
+
+    def _onBlend(self, value) -> None:
+        if self._comparison is not None:
+            self._comparison.setBlend(value)
+
+    def _onMap(self, index) -> None:
+        if self._updating or self._comparison is None or self._node is None:
+            return
+        kind = self._ui.mapCombo.itemData(index)
+        self._node.overlay = kind or ""
+        if not kind:
+            if self._comparison.view:
+                self._comparison.show(self._comparison.view)
+            return
+        transform = self._node.resultTransform
+        self._comparison.close()
+        for button in self._buttons.values():
+            button.checked = False
+        slicer.util.setSliceViewerLayers(
+            background=transform.GetNodeReference(transform.GetFixedNodeReferenceRole()),
+            foreground=transform.GetNodeReference(MAP_ROLE + kind),
+            foregroundOpacity=0.6,
+        )
+
+    def _onCopyPython(self, checked=False) -> None:
+        card = _cardOf(self._node.resultTransform)
+        slicer.app.clipboard().setText(card[1].get("console", card[1].get("python", "")))
+        slicer.util.showStatusMessage(_("Copied; paste it into the Python console."), 4000)
+
+    def _onSaveReport(self, checked=False) -> None:
+        name = f"{self._node.resultTransform.GetName()}.html"
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Save report"), name, _("Web page (*.html)")
+        )
+        if not path:
+            return
+        try:
+            saveReport(path, self._node.resultTransform, self._node.movedVolume)
+        except (DeepRegError, OSError) as error:
+            slicer.util.errorDisplay(_("The report was not saved: {error}").format(error=error))
+            return
+        slicer.util.showStatusMessage(_("Saved {path}").format(path=path), 4000)
+
+    def _bringIntoView(self, fixed) -> None:
+        """Turns and fits the views to the fixed volume, unless they show it already."""
+        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        if all(node.GetBackgroundVolumeID() != fixed.GetID() for node in composites):
+            slicer.util.setSliceViewerLayers(background=fixed, fit=True, rotateToVolumePlane=True)
+
+
+def _mapTitles() -> dict:
+    return {
+        "jacobian": _("Local volume change (Jacobian)"),
+        "uncertainty_mm": _("Uncertainty in mm"),
+        "error_mm": _("Predicted error in mm"),
+    }
+
+
+def _verdictText(quality) -> str:
+    lines = [verdict(quality.get("verdict", ""), quality.get("sentence", ""))]
+    lines += [
+        message("note", reason)
+        for reason in quality.get("reasons", [])
+        if reason != quality.get("sentence")
+    ]
+    return "<br>".join(lines)
+
+
+def _cardOf(transform):
+    try:
+        return mrml.card_of(transform)
+    except DeepRegError:
+        return None
+
+
+def _loads(text):
+    try:
+        return json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return None
+
+
+def _thinned(history, most: int = 400) -> list:
+    """Returns at most so many entries, evenly picked, the last one included."""
+    if len(history) <= most:
+        return list(history)
+    step = (len(history) - 1) / (most - 1)
+    return [history[round(n * step)] for n in range(most)]

@@ -1,0 +1,89 @@
+"""Scalar maps of a result as colored volumes: local volume change, uncertainty, error."""
+
+from __future__ import annotations
+
+import slicer
+from numpy.typing import NDArray
+
+from ..geometry.grid import Grid
+from ..pictures.color_maps import ColorMap, color_map
+from ..pictures.jacobian import jacobian_of
+from .scene import add_node, place_beside
+from .volumes import add_volume
+
+__all__ = ["COLOR_ATTRIBUTE", "KIND_ATTRIBUTE", "add_map_volume", "color_node", "jacobian_of"]
+
+#: Attribute of a color node: the kind of map that it colors.
+COLOR_ATTRIBUTE = "DeepReg.ColorMap"
+#: Attribute of a volume: the kind of map that it holds.
+KIND_ATTRIBUTE = "DeepReg.Map"
+
+
+def add_map_volume(
+    scene: slicer.vtkMRMLScene,
+    name: str,
+    array: NDArray,
+    grid: Grid,
+    kind: str,
+    fixed: slicer.vtkMRMLVolumeNode | None = None,
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Adds a map as a scalar volume with colors, made to lie over the fixed volume.
+
+    What is of no interest (volume kept, next to no uncertainty or error) is transparent.
+
+    Args:
+        scene: Scene to add to.
+        name: Wished name; a number is added if it is taken.
+        array: Values, shape grid.shape.
+        grid: Grid of the values, in the fixed volume's own RAS.
+        kind: ``jacobian`` (determinants), ``uncertainty_mm`` or ``error_mm``.
+        fixed: Volume whose parent transform and folder the map gets.
+
+    Raises:
+        GeometryError: If the array does not fit the grid.
+        InputError: If there is no such kind.
+    """
+    colors = color_map(kind, array)
+    node = add_volume(scene, name, array, grid)
+    node.SetAttribute(KIND_ATTRIBUTE, kind)
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(color_node(scene, kind).GetID())
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(colors.window, colors.level)
+    # What is transparent is so by the table: a threshold has no middle to leave out, and opened
+    # scenes do not apply it at once.
+    display.SetApplyThreshold(False)
+    if fixed is not None:
+        parent = fixed.GetParentTransformNode()
+        node.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
+        place_beside(scene, node, fixed)
+    return node
+
+
+def color_node(scene: slicer.vtkMRMLScene, kind: str) -> slicer.vtkMRMLColorTableNode:
+    """Returns the color table of a kind of map; adds it to the scene if it is not there yet.
+
+    Raises:
+        InputError: If there is no such kind.
+    """
+    colors = color_map(kind)
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
+        if node.GetAttribute(COLOR_ATTRIBUTE) == kind and node.GetNumberOfColors() == len(
+            colors.table
+        ):
+            return node
+    return _add_color_node(scene, colors)
+
+
+def _add_color_node(scene: slicer.vtkMRMLScene, colors: ColorMap) -> slicer.vtkMRMLColorTableNode:
+    node = slicer.vtkMRMLColorTableNode()
+    node.SetTypeToUser()
+    node.SetAttribute(COLOR_ATTRIBUTE, colors.kind)
+    node.SetAttribute("Category", "DeepReg")
+    node.SetDescription(f"{colors.title}, as DeepReg shows it")
+    node.SetHideFromEditors(False)
+    node.SetNumberOfColors(len(colors.table))
+    for index, color in enumerate(colors.table / 255.0):
+        node.SetColor(index, str(index), *(float(c) for c in color))
+    return add_node(scene, node, f"DeepReg {colors.title}")

@@ -1,0 +1,50 @@
+"""Calls back when the nodes of a scene changed."""
+
+from __future__ import annotations
+
+from shiboken6 import Shiboken
+
+
+class SceneFollower:
+    """Calls ``_on_scene_changed`` after nodes came, went, or were modified."""
+
+    _scene = None
+
+    def _follow(self, scene) -> None:
+        self._unfollow()
+        self._scene = scene
+        self._observed: list[tuple[object, int]] = []
+        self._node_tags: dict[str, tuple[object, int]] = {}
+        if scene is None:
+            return
+        for event in (
+            scene.NodeAddedEvent,
+            scene.NodeRemovedEvent,
+            scene.EndBatchProcessEvent,
+            scene.EndCloseEvent,
+            scene.EndImportEvent,
+        ):
+            self._observed.append((scene, scene.AddObserver(event, self._on_event)))
+
+    def _unfollow(self) -> None:
+        for object_, tag in getattr(self, "_observed", []):
+            object_.RemoveObserver(tag)
+        for object_, tag in getattr(self, "_node_tags", {}).values():
+            object_.RemoveObserver(tag)
+        self._observed, self._node_tags = [], {}
+
+    def _watch(self, nodes) -> None:
+        wanted = {node.GetID(): node for node in nodes if node.GetID()}
+        for id_ in [i for i in self._node_tags if i not in wanted]:
+            object_, tag = self._node_tags.pop(id_)
+            object_.RemoveObserver(tag)
+        for id_, node in wanted.items():
+            if id_ not in self._node_tags:
+                tag = node.AddObserver("ModifiedEvent", self._on_event)
+                self._node_tags[id_] = (node, tag)
+
+    def _on_event(self, caller, event) -> None:
+        if not Shiboken.isValid(self):
+            self._unfollow()
+        elif self._scene is not None and not self._scene.IsBatchProcessing():
+            self._on_scene_changed()
