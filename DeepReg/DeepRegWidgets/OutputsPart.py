@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -68,7 +69,7 @@ class OutputsPart:
         for index in range(combo.nodeCount()):
             node = combo.nodeFromIndex(index)
             if node is not None and (node.GetID() in wanted) != (node.GetID() in shown):
-                combo.setCheckState(node, _CHECKED if node.GetID() in wanted else _UNCHECKED)
+                combo.setCheckState(node, qt.Qt.Checked if node.GetID() in wanted else qt.Qt.Unchecked)
 
     def _onCompanions(self) -> None:
         if not self._updating and self._node is not None:
@@ -85,7 +86,3 @@ class OutputsPart:
                 # An empty volume; the checks before the run say so.
                 text = ""
         self._ui.sizeLabel.text = text
-
-
-#: Qt.Checked and Qt.Unchecked.
-_CHECKED, _UNCHECKED = 2, 0

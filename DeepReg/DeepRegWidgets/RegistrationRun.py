@@ -18,13 +18,21 @@ from slicer.i18n import tr as _
 
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.companions import carry_along
-from DeepRegLib.bridge.outcome import Loaded, Outcome, load, place, read_transform
+from DeepRegLib.bridge.outcome import (
+    Loaded,
+    Outcome,
+    load,
+    placing,
+    read_transform,
+    results_transaction,
+)
 from DeepRegLib.bridge.overlays import add_map_volume
 from DeepRegLib.bridge.request import collect
 from DeepRegLib.errors import Cancelled, DeepRegError
 from DeepRegLib.job import private_folder
 
 _POLL_MS = 30
+_ALL = object()
 
 
 class RegistrationRun:
@@ -54,6 +62,7 @@ class RegistrationRun:
         self._folder = None
         self._background = None
         self._step = None
+        self._placement = None
         self._timer = None
         self.finished = False
         self.outcome: Outcome | None = None
@@ -146,17 +155,25 @@ class RegistrationRun:
 
     def _placeWhenLoaded(self) -> None:
         if self._background.done:
-            self._place(self._background.result())
+            self._placement = self._placing(self._background.result())
+            self._step = self._placeOn
 
-    def _place(self, loaded: Loaded) -> None:
-        with mrml.scene_transaction(self._scene):
-            outcome = place(self._scene, self._request, loaded, self._wanted, add_map_volume)
+    def _placeOn(self) -> None:
+        """Adds a part of the results; each gets a turn of the event loop of its own."""
+        if next(self._placement, _ALL) is _ALL:
+            self._placement = None
+            self._step = self._tell
+
+    def _placing(self, loaded: Loaded):
+        with results_transaction(self._scene, self._wanted):
+            outcome = yield from placing(
+                self._scene, self._request, loaded, self._wanted, add_map_volume
+            )
+            yield
             self._carryAlong(outcome.transform)
             if self._applyToMoving:
                 mrml.apply_transform(outcome.transform, self._request.moving)
         self.outcome = outcome
-        # What follows gets a turn of the event loop of its own.
-        self._step = self._tell
 
     def _tell(self) -> None:
         self._end()
@@ -196,6 +213,10 @@ class RegistrationRun:
 
     def _end(self) -> None:
         self.finished = True
+        if self._placement is not None:
+            # Ended half way: what has been added is taken back.
+            self._placement.close()
+            self._placement = None
         if self._timer is not None:
             self._timer.stop()
             self._timer.deleteLater()

@@ -22,6 +22,8 @@ from .Requests import requestOf, wantedOf
 from .Texts import clock, duration, message
 
 _CHECK_DELAY_MS = 120
+#: How often, and how long each time, voxels are looked at.
+_SCAN_MS, _SCAN_SECONDS = 30, 0.01
 _SCALAR = "vtkMRMLScalarVolumeNode"
 
 
@@ -43,6 +45,8 @@ class RunPart:
         self._started = 0.0
         self._fraction = 0.0
         self._stage = ""
+        #: Where "automatic" runs, as far as a run has told.
+        self._knownDevice = "cpu"
         self._cache = preflight.VolumeCache()
         self._blocked = True
         self._lastSentence = None
@@ -50,6 +54,10 @@ class RunPart:
         self._checkTimer.setSingleShot(True)
         self._checkTimer.setInterval(_CHECK_DELAY_MS)
         self._checkTimer.connect("timeout()", self.check)
+        self._unscanned = []
+        self._scanTimer = qt.QTimer()
+        self._scanTimer.setInterval(_SCAN_MS)
+        self._scanTimer.connect("timeout()", self._scan)
         self._clockTimer = qt.QTimer()
         self._clockTimer.setInterval(500)
         self._clockTimer.connect("timeout()", self._showStatus)
@@ -99,6 +107,26 @@ class RunPart:
             lines.insert(0, message(*self._lastSentence))
         self._ui.messageLabel.text = "<br>".join(lines)
         self._ui.messageLabel.visible = bool(lines)
+        self._scanSoon()
+
+    def _scanSoon(self) -> None:
+        """Has all voxels looked at, bit by bit; the check above knows a sample of them only."""
+        volumes = (self._node.fixedVolume, self._node.movingVolume)
+        rest = [v for v in volumes if v is not None and v.GetImageData() is not None]
+        self._unscanned = [v for v in rest if not self._cache.scanned(v)]
+        if self._unscanned:
+            self._scanTimer.start()
+
+    def _scan(self) -> None:
+        if self._node is None or self.running or not self._unscanned:
+            self._scanTimer.stop()
+            return
+        volume = self._unscanned[0]
+        if volume.GetScene() is None or self._cache.scan(volume, _SCAN_SECONDS):
+            self._unscanned.pop(0)
+            if not self._unscanned:
+                self._scanTimer.stop()
+                self.check()
 
     def showRerun(self, shown: bool) -> None:
         """Offers the quick run after landmarks have moved."""
@@ -144,10 +172,13 @@ class RunPart:
 
     def _prediction(self, kind: str) -> list:
         fixed, moving = (mrml.grid_of(v) for v in (self._node.fixedVolume, self._node.movingVolume))
-        device = "cuda" if self._node.device.value == "cuda" else "cpu"
+        chosen = self._node.device.value
+        device = self._knownDevice if chosen == "auto" else chosen
+        stages = self._node.stages.split("+")
         guess = preflight.predict(
             fixed.shape, fixed.spacing_mm, moving.shape, kind, self._node.preset.value,
             device=device,
+            linear_stages=sum(registry.spec(key).transform == "linear" for key in stages),
         )  # fmt: skip
         if guess.seconds is None:
             text = _("Needs about {memory}.").format(memory=_memory(guess.memory_mb))
@@ -236,6 +267,7 @@ class RunPart:
             versions = event.data.get("versions", {})
             text = _("Running on {device}, PyTorch {version}")
             device = event.data.get("device", "?")
+            self._knownDevice = "cuda" if device.startswith("cuda") else "cpu"
             self._log(text.format(device=device, version=versions.get("torch", "?")))
         elif event.kind == "stage":
             self._stage = _stageTitle(event.stage)
@@ -308,8 +340,8 @@ class RunPart:
         """Ends a run that is going on and stops all timers."""
         if self._run is not None:
             self._run.cancel()
-        self._checkTimer.stop()
-        self._clockTimer.stop()
+        for timer in (self._checkTimer, self._scanTimer, self._clockTimer):
+            timer.stop()
 
 
 def _stageTitle(key: str) -> str:

@@ -6,7 +6,7 @@ get their new content at the very end, and their old content back if that fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,26 @@ def place(
     wanted: Wanted,
     add_map: AddMap | None = None,
 ) -> Outcome:
-    """Adds the results of a finished job to the scene, all or nothing.
+    """Adds the results of a finished job to the scene at once; see `placing`."""
+    steps = placing(scene, request, loaded, wanted, add_map)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def placing(
+    scene: slicer.vtkMRMLScene,
+    request: RegistrationRequest,
+    loaded: Loaded,
+    wanted: Wanted,
+    add_map: AddMap | None = None,
+) -> Generator[None, None, Outcome]:
+    """Adds the results of a finished job to the scene, all or nothing, in short steps.
+
+    Between the steps an application can attend to its events. If a step fails, or the generator is
+    closed early, everything is taken back.
 
     Args:
         scene: Scene of the request's nodes.
@@ -141,7 +160,8 @@ def place(
             plain volume if None.
 
     Raises:
-        InputError: If a volume of the request is no longer in the scene.
+        InputError: If a volume of the request is no longer in the scene, or a chosen node cannot
+            take a result.
         GeometryError: If a result does not fit.
     """
     for node in (request.fixed, request.moving):
@@ -153,7 +173,7 @@ def place(
     _check_free(wanted, request)
     names = {"moving": request.moving.GetName(), "fixed": request.fixed.GetName()}
     data = loaded.event.data
-    with scene_transaction(scene), _undoing(wanted):
+    with results_transaction(scene, wanted):
         transform = _place_transform(scene, request, loaded, wanted, names)
         outcome = Outcome(
             transform,
@@ -162,11 +182,17 @@ def place(
             history=list(data.get("history", [])),
             seconds=dict(data.get("seconds", {})),
         )
+        yield
         if wanted.moved:
             outcome.moved = _place_moved(scene, request, loaded, wanted, names)
+            yield
         if wanted.inverse:
             outcome.inverse = _place_inverse(scene, request, loaded, wanted, names)
-        _place_maps(scene, request, loaded, outcome, add_map)
+            yield
+        for name in loaded.arrays:
+            if name.startswith("extra_"):
+                _place_map(scene, request, loaded, outcome, name, add_map)
+                yield
         if wanted.table:
             outcome.table = _place_table(scene, transform, outcome.quality)
         attach_card(transform, outcome.quality, outcome.provenance)
@@ -233,26 +259,25 @@ def _place_moved(
     return replace_volume(scene, made, wanted.moved_node)
 
 
-def _place_maps(
+def _place_map(
     scene: slicer.vtkMRMLScene,
     request: RegistrationRequest,
     loaded: Loaded,
     outcome: Outcome,
+    name: str,
     add_map: AddMap | None,
 ) -> None:
-    for name, (array, grid) in loaded.arrays.items():
-        if not name.startswith("extra_"):
-            continue
-        kind = name.removeprefix("extra_")
-        title = f"{outcome.transform.GetName()} {kind.replace('_', ' ')}"
-        before = outcome.transform.GetNodeReference(MAP_ROLE + kind)
-        if add_map is None:
-            made = add_volume(scene, title, np.asarray(array), grid)
-        else:
-            made = add_map(scene, title, np.asarray(array), grid, kind, request.fixed)
-        node = replace_volume(scene, made, before)
-        outcome.transform.SetNodeReferenceID(MAP_ROLE + kind, node.GetID())
-        outcome.maps[kind] = node
+    array, grid = loaded.arrays[name]
+    kind = name.removeprefix("extra_")
+    title = f"{outcome.transform.GetName()} {kind.replace('_', ' ')}"
+    before = outcome.transform.GetNodeReference(MAP_ROLE + kind)
+    if add_map is None:
+        made = add_volume(scene, title, np.asarray(array), grid)
+    else:
+        made = add_map(scene, title, np.asarray(array), grid, kind, request.fixed)
+    node = replace_volume(scene, made, before)
+    outcome.transform.SetNodeReferenceID(MAP_ROLE + kind, node.GetID())
+    outcome.maps[kind] = node
 
 
 def _place_table(
@@ -265,6 +290,13 @@ def _place_table(
     table = add_quality_table(scene, f"{transform.GetName()} quality", quality)
     transform.SetNodeReferenceID(TABLE_ROLE, table.GetID())
     return table
+
+
+@contextmanager
+def results_transaction(scene: slicer.vtkMRMLScene, wanted: Wanted) -> Iterator[None]:
+    """Takes everything back if the block fails: new nodes, and the content of chosen ones."""
+    with scene_transaction(scene), _undoing(wanted):
+        yield
 
 
 @contextmanager

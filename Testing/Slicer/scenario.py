@@ -247,14 +247,14 @@ class Scenario:
                 self.stalls.stop()  # Reading the picture is no doing of the panel.
                 previews.append(pixels())
                 self.stalls.resume()
-            return len(values) > 4 and len(previews) >= 3 or not self.running
+            return (len(values) > 4 and len(previews) >= 3) or not self.running
 
         done = wait(enough, 180)
         self.stalls.stop()
         check(done and self.running, "it runs and can be watched")
         picture("4-running")
         check(len(values) > 4, f"the progress bar moves ({len(values)} values)")
-        moved = [np.abs(a.astype(float) - b).mean() for a, b in zip(previews, previews[1:])]
+        moved = [np.abs(a.astype(float) - b).mean() for a, b in zip(previews[:-1], previews[1:])]
         check(max(moved) > 0.2, f"the preview changes (by {max(moved):.1f} gray values at most)")
         print(f"      longest stall of the event loop: {1000 * self.stalls.longest:.0f} ms")
         check("elapsed" in self.ui.statusLabel.text, f"status: {self.ui.statusLabel.text}")

@@ -124,7 +124,11 @@ class IoManager:
         self._scene.SetURL(str(path))
         self._scene.SetRootDirectory(str(path.parent))
         clear = properties.get("clear", False)
-        return bool(self._scene.Connect() if clear else self._scene.Import()) or None
+        loaded = bool(self._scene.Connect() if clear else self._scene.Import())
+        # The application's views draw anew after a scene was read, also where they stayed alike.
+        for index in range(self._scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+            self._scene.GetNthNodeByClass(index, "vtkMRMLSliceNode").Modified()
+        return loaded or None
 
     # Writing
 
