@@ -13,7 +13,8 @@ ifeq ($(shell uname -s)$(DISPLAY),Linux)
 export VTK_DEFAULT_OPENGL_WINDOW ?= vtkEGLRenderWindow
 endif
 
-.PHONY: help setup demo demo-clean test lint types test-library test-scene docs benchmark clean
+.PHONY: help setup demo demo-gui demo-clean test lint types test-library test-scene test-desktop \
+  scenario docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -28,17 +29,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@# torch first and by itself, so that pip takes the pinned build and nothing newer.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  --editable '.[slicer,test,dev]'
+	  --editable '.[slicer,test,desktop,dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
 demo: $(STAMP) ## Register a real pair, save a Slicer scene, make a picture
 	@$(BIN)/python tools/demo.py
 
+demo-gui: $(STAMP) ## Open the panel with the sample pair, without 3D Slicer (needs a screen)
+	@env -u QT_QPA_PLATFORM $(BIN)/python Testing/Desktop/run.py --sample-pair
+
 demo-clean: ## Remove what the demo wrote
 	rm -rf build/demo
 
-test: lint types test-library test-scene ## Run everything that can run here
+test: lint types test-library test-scene test-desktop ## Run everything that can run here
 
 lint: $(STAMP) ## Check style and spelling
 	$(BIN)/ruff check .
@@ -53,6 +57,13 @@ test-library: $(STAMP) ## Run the tests of DeepRegLib
 
 test-scene: $(STAMP) ## Run the tests on the real MRML library
 	$(BIN)/python -m pytest Testing/Scene -q
+
+test-desktop: $(STAMP) ## Click through the real panel in the test application
+	$(BIN)/python -m pytest Testing/Desktop -n 2 --dist loadfile -q
+
+scenario: $(STAMP) ## Play the scenario of a person at the panel; pictures go to build/scenario
+	DEEPREG_SCREENSHOTS=build/scenario $(BIN)/python Testing/Desktop/run.py --testing \
+	  --additional-module-path DeepReg --python-script Testing/Slicer/scenario.py
 
 docs: $(STAMP) ## Write docs/algorithms.md anew
 	$(BIN)/python tools/make_docs.py

@@ -126,7 +126,7 @@ class Comparison:
     def _compose(self, view: str) -> None:
         fixed, moved = self._gray("fixed"), self._gray("after")
         if view == "checkerboard":
-            picture = compose.checkerboard(fixed, moved, self._grid().spacing_mm)
+            picture = compose.checkerboard(fixed, moved, self._grid().spacing_mm, tinted=True)
         elif view == "difference":
             picture = compose.difference(fixed, moved)
         else:
