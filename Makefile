@@ -14,7 +14,7 @@ export VTK_DEFAULT_OPENGL_WINDOW ?= vtkEGLRenderWindow
 endif
 
 .PHONY: help setup demo demo-gui demo-clean test lint types test-library test-scene test-desktop \
-  scenario docs benchmark clean
+  scenario screenshots docs benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -64,6 +64,12 @@ test-desktop: $(STAMP) ## Click through the real panel in the test application
 scenario: $(STAMP) ## Play the scenario of a person at the panel; pictures go to build/scenario
 	DEEPREG_SCREENSHOTS=build/scenario $(BIN)/python Testing/Desktop/run.py --testing \
 	  --additional-module-path DeepReg --python-script Testing/Slicer/scenario.py
+
+screenshots: $(STAMP) ## Take the pictures of the README anew
+	rm -rf Resources/Screenshots/panel
+	DEEPREG_SCENARIO_RUNS=1 DEEPREG_SCREENSHOTS=Resources/Screenshots/panel \
+	  $(BIN)/python Testing/Desktop/run.py --testing --additional-module-path DeepReg \
+	  --python-script Testing/Slicer/scenario.py
 
 docs: $(STAMP) ## Write docs/algorithms.md anew
 	$(BIN)/python tools/make_docs.py
