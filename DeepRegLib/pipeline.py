@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__
+from . import __version__, registry
 from .errors import InputError, OutOfMemoryError, ParameterError
+from .geometry.affine import fit_points
 from .geometry.field import Field
 from .geometry.grid import Grid
 from .geometry.inverse import invert
@@ -36,6 +37,7 @@ from .spec import Value
 
 #: A rim that moves by less than this many voxels counts as resting.
 _STILL_VOXEL = 1e-3
+_LED = "The landmarks led the registration, so their error says little of the accuracy elsewhere."
 
 
 def run(
@@ -84,11 +86,12 @@ def run(
     chosen, remark = choose_device(device)
     choose_interpolation(interpolation, pair.moving.data)
     remarks = check_pair(pair) + ([remark] if remark else [])
+    original = pair = replace(pair, initial=_split(pair.initial, pair.fixed.grid))
+    if follow_landmarks:
+        pair = _led_by_landmarks(pair, keys)
+        remarks.append(_LED)
     for sentence in remarks:
         progress.message(sentence)
-    pair = replace(pair, initial=_split(pair.initial, pair.fixed.grid))
-    if follow_landmarks:
-        pair = _led_by_landmarks(pair)
     memory = PeakMemory(chosen)
     result, rung = _climb_down(pair, keys, values, chosen, progress)
     progress.stage("finish", STAGES_SHARE, 1.0)
@@ -97,7 +100,7 @@ def run(
     _finish(result, pair, rung.device, interpolation, fill, progress)
     progress.update(0.6)
     result.quality = quality_card(
-        pair.to("cpu"), result, time.perf_counter() - started, memory.megabytes()
+        original.to("cpu"), result, time.perf_counter() - started, memory.megabytes()
     )
     progress.update(1.0)
     result.provenance = {
@@ -184,12 +187,18 @@ def _rungs(device: torch.device) -> list[_Rung]:
     return rungs
 
 
-def _led_by_landmarks(pair: ImagePair) -> ImagePair:
+def _led_by_landmarks(pair: ImagePair, keys: Sequence[str]) -> ImagePair:
+    """Returns the pair with a start that meets the landmarks, as far as the stages can."""
     fixed, moving = pair.fixed_landmarks_ras, pair.moving_landmarks_ras
     if fixed is None or moving is None:
         raise InputError("Following landmarks needs points on both images; place them first.")
-    start = bent_to_landmarks(pair.initial, fixed, moving, pair.fixed.grid)
-    return replace(pair, initial=_split(start, pair.fixed.grid), initial_is_given=True)
+    if registry.spec(keys[0]).transform == "linear":
+        # A linear stage would drop a deformation; the landmarks give it the rigid start.
+        start = Transform(fit_points(fixed, moving, "rigid")) if len(fixed) >= 3 else pair.initial
+    else:
+        start = bent_to_landmarks(pair.initial, fixed, moving, pair.fixed.grid)
+        start = _split(start, pair.fixed.grid)
+    return replace(pair, initial=start, initial_is_given=start is not None, landmarks_lead=True)
 
 
 def _climb_down(

@@ -56,7 +56,7 @@ class AlgorithmPart:
 
     def keys(self) -> list:
         """Returns the keys of all algorithms that run, in order."""
-        known = [k for k in self._node.stages.split("+") if k in self._specs]
+        known = [k for k in stageKeys(self._node.stages) if k in self._specs]
         return known or [self._node.algorithm]
 
     def _fillAlgorithms(self) -> None:
@@ -80,7 +80,7 @@ class AlgorithmPart:
         """Offers all stages before the algorithm, fewer of them, and the algorithm alone."""
         combo = self._ui.stagesCombo
         chains = [[*spec.stages[n:], spec.key] for n in range(len(spec.stages) + 1)]
-        wanted = ["+".join(chain) for chain in chains]
+        wanted = [stagesText(chain) for chain in chains]
         shown = [combo.itemData(n) for n in range(combo.count)]
         if shown != wanted:
             combo.clear()
@@ -100,7 +100,7 @@ class AlgorithmPart:
         self._updating = True
         try:
             self._node.algorithm = key
-            self._node.stages = "+".join([*spec.stages, key])
+            self._node.stages = stagesText([*spec.stages, key])
         finally:
             self._updating = False
         self.update()
@@ -124,9 +124,19 @@ class AlgorithmPart:
             self._updating = False
 
 
-def usedSettings(parameterNode) -> dict:
-    """Returns the settings of the stages that run, by ``algorithm.parameter``."""
-    shown = tuple(f"{key}." for key in parameterNode.stages.split("+"))
+def stagesText(keys) -> str:
+    """Returns stages as the library takes them; one alone gets no others in front."""
+    return "+".join(keys) if len(keys) > 1 else f"+{keys[0]}"
+
+
+def stageKeys(stages: str) -> list:
+    """Returns the keys of all stages."""
+    return stages.removeprefix("+").split("+")
+
+
+def usedSettings(parameterNode, stages: str = "") -> dict:
+    """Returns the settings of some stages, by ``algorithm.parameter``; of those that run."""
+    shown = tuple(f"{key}." for key in stageKeys(stages or parameterNode.stages))
     return {k: v for k, v in settingsOf(parameterNode).items() if k.startswith(shown)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from DeepRegLib.bridge.outcome import Wanted
 from DeepRegLib.bridge.request import RegistrationRequest
 
-from .AlgorithmPart import usedSettings
+from .AlgorithmPart import stagesText, usedSettings
 
 _PREVIEW_SECONDS = 0.7
 
@@ -19,12 +19,13 @@ def requestOf(parameterNode, again: bool = False) -> RegistrationRequest:
     """
     node = parameterNode
     hasResult = again and node.resultTransform is not None
+    stages = stagesText([node.algorithm]) if hasResult else node.stages
     return RegistrationRequest(
         node.fixedVolume,
         node.movingVolume,
-        algorithm=node.algorithm if hasResult else node.stages,
+        algorithm=stages,
         preset="fast" if hasResult else node.preset.value,
-        settings=_plainSettings(node, node.algorithm if hasResult else node.stages),
+        settings=usedSettings(node, stages),
         device=node.device.value,
         fixed_mask=node.fixedMask,
         fixed_segment=node.fixedSegment,
@@ -54,8 +55,3 @@ def wantedOf(parameterNode) -> Wanted:
         transform_node=node.resultTransform,
         inverse_node=node.inverseTransform,
     )
-
-
-def _plainSettings(parameterNode, stages: str) -> dict:
-    shown = tuple(f"{key}." for key in stages.split("+"))
-    return {k: v for k, v in usedSettings(parameterNode).items() if k.startswith(shown)}

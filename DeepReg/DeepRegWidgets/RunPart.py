@@ -14,6 +14,7 @@ from DeepRegLib.bridge import mrml, preflight
 from DeepRegLib.bridge.companions import check_companions
 from DeepRegLib.errors import Cancelled, DeepRegError
 
+from .AlgorithmPart import stageKeys
 from .Installer import ensureTorch
 from .Parameters import companionsOf
 from .PreviewOverlay import PreviewOverlay
@@ -174,7 +175,7 @@ class RunPart:
         fixed, moving = (mrml.grid_of(v) for v in (self._node.fixedVolume, self._node.movingVolume))
         chosen = self._node.device.value
         device = self._knownDevice if chosen == "auto" else chosen
-        stages = self._node.stages.split("+")
+        stages = stageKeys(self._node.stages)
         guess = preflight.predict(
             fixed.shape, fixed.spacing_mm, moving.shape, kind, self._node.preset.value,
             device=device,

@@ -81,6 +81,7 @@ class ImagePair:
         moving_landmarks_ras: (N, 3) corresponding points.
         initial: Transform to start from, fixed to moving.
         initial_is_given: Whether the user (not an earlier stage) gave `initial`.
+        landmarks_lead: Whether the landmark pairs are to be met, not only measured.
     """
 
     fixed: Image
@@ -93,6 +94,7 @@ class ImagePair:
     moving_landmarks_ras: NDArray[np.float64] | None = None
     initial: Transform | None = None
     initial_is_given: bool = False
+    landmarks_lead: bool = False
 
     def to(self, device: torch.device | str) -> ImagePair:
         """Returns the pair with all its tensors on another device."""

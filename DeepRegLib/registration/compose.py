@@ -20,16 +20,20 @@ _WEIGHTS = {"linear": 1.0, "bspline": 4.0, "dense": 6.0}
 def parse_stages(algorithm: str) -> tuple[str, ...]:
     """Splits ``rigid+affine+greedy`` into keys; a deformable name alone gets its linear stages.
 
+    A plus in front, ``+greedy``, leaves it alone.
+
     Raises:
         ParameterError: If the text is empty or names an unknown algorithm.
     """
-    keys = [key.strip() for key in algorithm.split("+")]
+    text = algorithm.strip()
+    alone = text.startswith("+")
+    keys = [key.strip() for key in text.removeprefix("+").split("+")]
     if not all(keys):
         raise ParameterError(
             f"'{algorithm}' is not an algorithm; join names with '+', such as rigid+affine+greedy."
         )
     specs = [registry.spec(key) for key in keys]
-    return (*specs[0].stages, *keys) if len(keys) == 1 else tuple(keys)
+    return (*specs[0].stages, *keys) if len(keys) == 1 and not alone else tuple(keys)
 
 
 def stage_values(

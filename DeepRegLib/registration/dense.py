@@ -25,6 +25,7 @@ from ..geometry.transform import Transform
 from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
+from .landmark_start import LandmarkPull
 from .preprocess import make_level, mask_on_grid, rescale_intensity
 
 #: Iterations over which the slope of the objective is judged.
@@ -123,7 +124,8 @@ class DenseEngine:
                 stage = self._stage(pair, initial.linear, s.factors[index])
                 field = _to_level(field, stage.grid, pair.device)
                 span = (float(ends[index]), float(ends[index + 1]))
-                field = self._run(stage, field, index, span, initial.linear, progress)
+                pull = _pull_of(pair, stage.grid, initial.linear)
+                field = self._run(stage, field, index, span, initial.linear, progress, pull)
                 if progress.stop_requested:
                     break
             field = _to_level(field, pair.fixed.grid, pair.device)
@@ -176,6 +178,7 @@ class DenseEngine:
         span: tuple[float, float],
         linear: Matrix,
         progress: Progress,
+        pull: LandmarkPull | None = None,
     ) -> Field:
         s = self._settings
         similarity = self._similarity(stage.grid.spacing_mm)
@@ -198,6 +201,8 @@ class DenseEngine:
             update.mul_(s.step / length)
             displacement = compose_displacements(displacement, update)
             displacement = gaussian_smooth(displacement, list(s.field_sigma / relative))
+            if pull is not None:
+                displacement = pull.held(displacement)
             self._history.append({"level": index, "iteration": iteration, "value": values[-1]})
             done = (iteration + 1) / total
             progress.update(span[0] + (span[1] - span[0]) * done, values[-1])
@@ -206,6 +211,13 @@ class DenseEngine:
             if progress.stop_requested or _settled(values, s.tolerance):
                 break
         return Field(displacement, stage.grid)
+
+
+def _pull_of(pair: ImagePair, grid: Grid, linear: Matrix) -> LandmarkPull | None:
+    fixed, moving = pair.fixed_landmarks_ras, pair.moving_landmarks_ras
+    if not pair.landmarks_lead or fixed is None or moving is None:
+        return None
+    return LandmarkPull(fixed, moving, linear, grid, pair.device)
 
 
 def _to_level(field: Field | None, grid: Grid, device: torch.device) -> Field:

@@ -1,4 +1,4 @@
-"""A start that meets landmark pairs: bends a transform smoothly so that each pair agrees.
+"""Transforms that meet landmark pairs: a start that is bent to them, and a pull that holds them.
 
 The correction is a sum of compactly supported radial functions, so that a landmark acts on its
 surroundings only and the rest of the transform stays as it is.
@@ -19,12 +19,16 @@ from torch import Tensor
 from ..errors import InputError
 from ..geometry.affine import fit_points
 from ..geometry.field import Field
-from ..geometry.grid import Grid, transform_points
+from ..geometry.grid import Grid, Matrix, transform_points
 from ..geometry.sampling import apply_matrix, voxel_coordinates
 from ..geometry.transform import Transform
 
 #: Most voxels of the correction; it is smooth, so a coarser grid loses nothing.
 _MAX_VOXELS = 500_000
+#: The same for the pull, which is computed at every step.
+_MAX_PULL_VOXELS = 40_000
+#: Longest motion of one pull, in voxels; far below the support, so that it cannot fold.
+_LONGEST_PULL_VOXEL = 2.0
 #: Least support of a landmark, and its share of the image's diagonal by default.
 _LEAST_SUPPORT_MM, _SUPPORT_SHARE = 30.0, 0.25
 #: Largest slope of the correction; below 1 it cannot fold.
@@ -69,10 +73,62 @@ def bent_to_landmarks(
     return Transform(initial.linear, Field.from_ras_mm(correction, coarse))
 
 
+class LandmarkPull:
+    """Keeps landmark pairs together while a deformation changes.
+
+    Every `held` composes the deformation with a small smooth motion that takes each fixed landmark
+    to its partner, so that image forces act on all but the landmarks.
+
+    Args:
+        fixed_ras: (N, 3), RAS mm.
+        moving_ras: (N, 3), RAS mm.
+        linear: Linear part of the transform p -> linear(p + u(p)).
+        grid: Grid of the deformation.
+        device: Where it is computed.
+    """
+
+    def __init__(
+        self,
+        fixed_ras: NDArray[np.float64],
+        moving_ras: NDArray[np.float64],
+        linear: Matrix,
+        grid: Grid,
+        device: torch.device,
+    ) -> None:
+        self._grid, self._coarse = grid, _thinned(grid, _MAX_PULL_VOXELS)
+        self._support = _support(grid)
+        self._longest = _LONGEST_PULL_VOXEL * min(grid.spacing_mm)
+        wanted = transform_points(np.linalg.inv(linear), moving_ras)
+        self._wanted = torch.from_numpy(wanted).to(device, torch.float32)
+        self._fixed = torch.from_numpy(grid.to_voxel(fixed_ras).T.copy()).to(device, torch.float32)
+        where = voxel_coordinates(self._coarse.shape, device)
+        self._where = apply_matrix(self._coarse.voxel_to_voxel(grid), where)
+
+    def held(self, displacement: Tensor) -> Tensor:
+        """Returns a displacement (1, 3, *grid.shape), in voxels, that meets the landmarks."""
+        field = Field(displacement, self._grid)
+        centers = self._reached_mm(field, self._fixed[None, :, :, None, None])
+        residual = self._wanted - centers
+        length = residual.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        residual = residual * (self._longest / length).clamp(max=1.0)
+        kernel = _wendland(torch.cdist(centers, centers) / self._support)
+        kernel = kernel + 1e-3 * torch.eye(len(centers), device=kernel.device)
+        weights = torch.linalg.solve(kernel, residual)
+        there = self._reached_mm(field, self._where)
+        motion = _wendland(torch.cdist(there, centers) / self._support) @ weights
+        motion = motion.T.reshape(1, 3, *self._coarse.shape).contiguous()
+        finer = Field.from_ras_mm(motion, self._coarse).resized(self._grid.shape)
+        return displacement + finer.displacement
+
+    def _reached_mm(self, field: Field, voxels: Tensor) -> Tensor:
+        """Returns x + u(x) for voxel coordinates (1, 3, ...), as (N, 3) in RAS mm."""
+        reached = voxels + field.at(voxels)
+        return apply_matrix(self._grid.voxel_to_ras, reached)[0].reshape(3, -1).T.contiguous()
+
+
 def _correction(points: NDArray, residual: NDArray, grid: Grid) -> Tensor:
     """Returns the interpolating displacement (1, 3, *grid.shape), RAS mm."""
-    diagonal = float(np.linalg.norm(np.ptp(grid.corners_ras(), axis=0)))
-    support = max(_LEAST_SUPPORT_MM, _SUPPORT_SHARE * diagonal)
+    support = _support(grid)
     apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
     for _ in range(4):
         kernel = _wendland(torch.from_numpy(apart / support)).numpy()
@@ -109,8 +165,14 @@ def _steepest(field: Tensor, grid: Grid) -> float:
     return max(slopes)
 
 
-def _thinned(grid: Grid) -> Grid:
-    if grid.size <= _MAX_VOXELS:
+def _support(grid: Grid) -> float:
+    """Reach of a landmark, in mm."""
+    diagonal = float(np.linalg.norm(np.ptp(grid.corners_ras(), axis=0)))
+    return max(_LEAST_SUPPORT_MM, _SUPPORT_SHARE * diagonal)
+
+
+def _thinned(grid: Grid, most: int = _MAX_VOXELS) -> Grid:
+    if grid.size <= most:
         return grid
-    factor = (_MAX_VOXELS / grid.size) ** (1 / 3)
+    factor = (most / grid.size) ** (1 / 3)
     return grid.resized([max(1, int(n * factor)) for n in grid.shape])

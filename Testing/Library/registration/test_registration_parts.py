@@ -121,6 +121,7 @@ def test_bfgs_refuses_steps_without_a_value():
 
 def test_stage_names_and_values():
     assert parse_stages("greedy") == ("rigid", "affine", "greedy")
+    assert parse_stages("+greedy") == ("greedy",)
     assert parse_stages("rigid + greedy") == ("rigid", "greedy")
     assert parse_stages("rigid") == ("rigid",)
     with pytest.raises(ParameterError, match="no algorithm 'bspin'"):
