@@ -126,7 +126,7 @@ def make_pair(
 ) -> ImagePair:
     """Reads and converts everything that a registration takes; see `api.register`."""
     fixed_image, moving_image = as_image(fixed, "fixed image"), as_image(moving, "moving image")
-    regions: dict[str, Image] = {}
+    regions: dict[str, Any] = {}
     for name, value, image in (
         ("fixed_mask", fixed_mask, fixed_image),
         ("moving_mask", moving_mask, moving_image),

@@ -12,47 +12,34 @@ from DeepRegLib import registry
 
 from .ParameterForm import ParameterForm
 from .Parameters import settingsOf
+from .Section import Section
 
 
-class AlgorithmPart:
-    """Ties the section's widgets to the parameter node.
+class AlgorithmPart(Section):
+    """Which algorithm, what it is, its stages and its parameters.
 
     Args:
         ui: The panel's widgets.
     """
 
     def __init__(self, ui):
-        self._ui = ui
-        self._node = None
-        self._updating = False
+        Section.__init__(self, ui)
         self._specs = registry.specs()
         self.form = ParameterForm(ui.parametersBox, self._onSettings)
         self._fillAlgorithms()
         ui.algorithmCombo.connect("currentIndexChanged(int)", self._onAlgorithm)
         ui.stagesCombo.connect("currentIndexChanged(int)", self._onStages)
 
-    def setParameterNode(self, parameterNode) -> None:
-        """Shows the choices of a parameter node; None shows nothing."""
-        self._node = parameterNode
-        self.update()
-
-    def update(self) -> None:
-        """Shows what the parameter node holds now."""
-        if self._node is None or self._updating:
-            return
-        self._updating = True
-        try:
-            key = self._node.algorithm if self._node.algorithm in self._specs else "greedy"
-            spec = self._specs[key]
-            index = self._ui.algorithmCombo.findData(key)
-            if self._ui.algorithmCombo.currentIndex != index:
-                self._ui.algorithmCombo.currentIndex = index
-            self._ui.summaryLabel.text = description(spec)
-            self._fillStages(spec)
-            stages = [self._specs[k] for k in self.keys()]
-            self.form.setStages(stages, self._node.preset.value, settingsOf(self._node))
-        finally:
-            self._updating = False
+    def _show(self) -> None:
+        key = self._node.algorithm if self._node.algorithm in self._specs else "greedy"
+        spec = self._specs[key]
+        index = self._ui.algorithmCombo.findData(key)
+        if self._ui.algorithmCombo.currentIndex != index:
+            self._ui.algorithmCombo.currentIndex = index
+        self._ui.summaryLabel.text = description(spec)
+        self._fillStages(spec)
+        stages = [self._specs[k] for k in self.keys()]
+        self.form.setStages(stages, self._node.preset.value, settingsOf(self._node))
 
     def keys(self) -> list:
         """Returns the keys of all algorithms that run, in order."""
@@ -94,20 +81,16 @@ class AlgorithmPart:
 
     def _onAlgorithm(self, index) -> None:
         key = self._ui.algorithmCombo.itemData(index)
-        if self._updating or self._node is None or not key:
+        if not self._listens or not key:
             return
-        spec = self._specs[key]
-        self._updating = True
-        try:
+        with self._deaf():
             self._node.algorithm = key
-            self._node.stages = stagesText([*spec.stages, key])
-        finally:
-            self._updating = False
+            self._node.stages = stagesText([*self._specs[key].stages, key])
         self.update()
 
     def _onStages(self, index) -> None:
         data = self._ui.stagesCombo.itemData(index)
-        if not self._updating and self._node is not None and data:
+        if self._listens and data:
             self._node.stages = data
             self.update()
 
@@ -117,11 +100,8 @@ class AlgorithmPart:
             return
         shown = tuple(f"{key}." for key in self.keys())
         others = {k: v for k, v in settingsOf(self._node).items() if not k.startswith(shown)}
-        self._updating = True
-        try:
+        with self._deaf():
             self._node.settings = json.dumps({**others, **settings}, sort_keys=True)
-        finally:
-            self._updating = False
 
 
 def stagesText(keys) -> str:

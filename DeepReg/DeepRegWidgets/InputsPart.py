@@ -7,40 +7,28 @@ from slicer.i18n import tr as _
 
 from DeepRegLib.bridge import mrml
 
+from .Section import Section
+
 _ROLES = ("Mask", "Points", "Labels")
 
 
-class InputsPart:
-    """Ties what `connectGui` cannot bind in the section to the parameter node.
+class InputsPart(Section):
+    """Segments of masks, and swapping.
 
     Args:
         ui: The panel's widgets.
     """
 
     def __init__(self, ui):
-        self._ui = ui
-        self._node = None
-        self._updating = False
+        Section.__init__(self, ui)
         ui.swapButton.connect("clicked(bool)", self._onSwap)
         ui.fixedSegmentCombo.connect("currentIndexChanged(int)", self._onFixedSegment)
         ui.movingSegmentCombo.connect("currentIndexChanged(int)", self._onMovingSegment)
 
-    def setParameterNode(self, parameterNode) -> None:
-        """Shows the choices of a parameter node; None shows nothing."""
-        self._node = parameterNode
-        self.update()
-
-    def update(self) -> None:
-        """Shows what the parameter node holds now."""
-        if self._node is None or self._updating:
-            return
-        self._updating = True
-        try:
-            for side, combo in self._combos():
-                mask = getattr(self._node, f"{side}Mask")
-                self._fillSegments(combo, mask, getattr(self._node, f"{side}Segment"))
-        finally:
-            self._updating = False
+    def _show(self) -> None:
+        for side, combo in self._combos():
+            mask = getattr(self._node, f"{side}Mask")
+            self._fillSegments(combo, mask, getattr(self._node, f"{side}Segment"))
 
     def _combos(self):
         return (
@@ -67,7 +55,7 @@ class InputsPart:
         self._onSegment("moving", index)
 
     def _onSegment(self, side: str, index) -> None:
-        if not self._updating and self._node is not None:
+        if self._listens:
             combo = dict(self._combos())[side]
             setattr(self._node, f"{side}Segment", combo.itemData(index) or "")
 

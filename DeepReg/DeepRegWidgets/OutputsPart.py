@@ -11,39 +11,26 @@ from DeepRegLib.bridge.preflight import transform_size_mb
 from DeepRegLib.errors import DeepRegError
 
 from .Parameters import companionsOf, setCompanions
+from .Section import Section
 
 
-class OutputsPart:
-    """Ties what `connectGui` cannot bind in the section to the parameter node.
+class OutputsPart(Section):
+    """Companions, size of the transform, and which results may be overwritten.
 
     Args:
         ui: The panel's widgets.
     """
 
     def __init__(self, ui):
-        self._ui = ui
-        self._node = None
-        self._updating = False
+        Section.__init__(self, ui)
         ui.companionsCombo.connect("checkedNodesChanged()", self._onCompanions)
 
-    def setParameterNode(self, parameterNode) -> None:
-        """Shows the choices of a parameter node; None shows nothing."""
-        self._node = parameterNode
-        self.update()
-
-    def update(self) -> None:
-        """Shows what the parameter node holds now."""
-        if self._node is None or self._updating:
-            return
-        self._updating = True
-        try:
-            self._releaseOtherResults()
-            self._showCompanions()
-            self._showSize()
-            self._ui.movedSelector.enabled = self._node.wantMoved
-            self._ui.inverseSelector.enabled = self._node.wantInverse
-        finally:
-            self._updating = False
+    def _show(self) -> None:
+        self._releaseOtherResults()
+        self._showCompanions()
+        self._showSize()
+        self._ui.movedSelector.enabled = self._node.wantMoved
+        self._ui.inverseSelector.enabled = self._node.wantInverse
 
     def _releaseOtherResults(self) -> None:
         """Keeps the result of another pair from being overwritten by this one."""
@@ -69,10 +56,11 @@ class OutputsPart:
         for index in range(combo.nodeCount()):
             node = combo.nodeFromIndex(index)
             if node is not None and (node.GetID() in wanted) != (node.GetID() in shown):
-                combo.setCheckState(node, qt.Qt.Checked if node.GetID() in wanted else qt.Qt.Unchecked)
+                isWanted = node.GetID() in wanted
+                combo.setCheckState(node, qt.Qt.Checked if isWanted else qt.Qt.Unchecked)
 
     def _onCompanions(self) -> None:
-        if not self._updating and self._node is not None:
+        if self._listens:
             setCompanions(self._node, self._ui.companionsCombo.checkedNodes())
 
     def _showSize(self) -> None:

@@ -174,7 +174,10 @@ def placing(
     names = {"moving": request.moving.GetName(), "fixed": request.fixed.GetName()}
     data = loaded.event.data
     with results_transaction(scene, wanted):
-        transform = _place_transform(scene, request, loaded, wanted, names)
+        volumes = request.fixed, request.moving
+        name = wanted.transform_name.format(**names)
+        content = loaded.transforms["transform"]
+        transform = _place_warp(scene, name, content, volumes, wanted.transform_node)
         outcome = Outcome(
             transform,
             quality=dict(data.get("quality", {})),
@@ -187,7 +190,9 @@ def placing(
             outcome.moved = _place_moved(scene, request, loaded, wanted, names)
             yield
         if wanted.inverse:
-            outcome.inverse = _place_inverse(scene, request, loaded, wanted, names)
+            name = "{fixed} to {moving}".format(**names)
+            content = loaded.transforms["inverse"]
+            outcome.inverse = _place_warp(scene, name, content, volumes[::-1], wanted.inverse_node)
             yield
         for name in loaded.arrays:
             if name.startswith("extra_"):
@@ -217,32 +222,15 @@ def _check_free(wanted: Wanted, request: RegistrationRequest) -> None:
         )
 
 
-def _place_transform(
+def _place_warp(
     scene: slicer.vtkMRMLScene,
-    request: RegistrationRequest,
-    loaded: Loaded,
-    wanted: Wanted,
-    names: Mapping[str, str],
+    name: str,
+    content: vtk.vtkAbstractTransform,
+    volumes: tuple[slicer.vtkMRMLVolumeNode, slicer.vtkMRMLVolumeNode],
+    chosen: slicer.vtkMRMLTransformNode | None,
 ) -> slicer.vtkMRMLTransformNode:
-    made = add_content(
-        scene, wanted.transform_name.format(**names), loaded.transforms["transform"],
-        request.fixed, request.moving,
-    )  # fmt: skip
-    return replace_transform(scene, made, wanted.transform_node)
-
-
-def _place_inverse(
-    scene: slicer.vtkMRMLScene,
-    request: RegistrationRequest,
-    loaded: Loaded,
-    wanted: Wanted,
-    names: Mapping[str, str],
-) -> slicer.vtkMRMLTransformNode:
-    made = add_content(
-        scene, "{fixed} to {moving}".format(**names), loaded.transforms["inverse"],
-        request.moving, request.fixed,
-    )  # fmt: skip
-    return replace_transform(scene, made, wanted.inverse_node)
+    made = add_content(scene, name, content, *volumes)
+    return replace_transform(scene, made, chosen)
 
 
 def _place_moved(

@@ -151,10 +151,11 @@ def mask_of(
 
 def _structures(request: RegistrationRequest) -> dict[str, tuple[NDArray, Grid | None]]:
     """Returns both label maps with the same numbers for the same structures."""
-    nodes = (request.fixed_labels, request.moving_labels)
-    if nodes[0] is None or nodes[1] is None:
+    if request.fixed_labels is None or request.moving_labels is None:
         return {}
+    nodes: tuple[Any, Any] = (request.fixed_labels, request.moving_labels)
     volumes = (request.fixed, request.moving)
+    maps: list[NDArray]
     if all(node.IsA("vtkMRMLSegmentationNode") for node in nodes):
         common = set(segment_names(nodes[0]).values()) & set(segment_names(nodes[1]).values())
         if not common:

@@ -239,6 +239,9 @@ def prepare(panel, fixed=None, moving=None, algorithm="rigid"):
     choose(panel.ui.algorithmCombo, algorithm)
     panel.ui.presetCombo.setCurrentIndex(0)
     until(lambda: panel.ui.applyButton.enabled, 5, "an enabled button")
+    # Afterwards nothing checks the inputs any more but the panel's own attention to changes.
+    until(lambda: not panel.parts.run._unscanned, 5, "a look at all voxels")
+    settle(0.15)
     return fixed, moving
 
 

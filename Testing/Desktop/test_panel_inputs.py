@@ -207,14 +207,13 @@ def test_bad_voxels_are_named_until_they_are_mended(panel, spoil, sentence):
     import slicer
 
     fixed, _moving = desk.prepare(panel)
-    desk.settle(0.5)  # all voxels have been looked at
     good = slicer.util.arrayFromVolume(fixed).copy()
     spoil(slicer.util.arrayFromVolume(fixed))
     slicer.util.arrayFromVolumeModified(fixed)
-    desk.until(lambda: sentence in desk.message(panel), 3, "an error about the voxels")
+    desk.until(lambda: sentence in desk.message(panel), 1.5, "an error about the voxels")
     assert "✖" in desk.message(panel) and not panel.ui.applyButton.enabled
     slicer.util.updateVolumeFromArray(fixed, good)
-    desk.until(lambda: panel.ui.applyButton.enabled, 3, "an enabled button")
+    desk.until(lambda: panel.ui.applyButton.enabled, 1.5, "an enabled button")
     assert sentence not in desk.message(panel)
 
 
@@ -227,8 +226,9 @@ def test_voxels_mended_in_another_module_are_seen_on_entering(panel):
     slicer.util.arrayFromVolume(fixed)[:] = 3.0
     panel.ui.fixedSelector.setCurrentNode(fixed)
     panel.ui.movingSelector.setCurrentNode(moving)
-    desk.until(lambda: "the value 3 everywhere" in desk.message(panel), 3, "an error")
-    desk.settle(1.0)
+    desk.until(lambda: "the value 3 everywhere" in desk.message(panel), 1.5, "an error")
+    desk.until(lambda: not panel.parts.run._unscanned, 5, "a look at all voxels")
+    desk.settle()
     slicer.util.selectModule("Data")
     slicer.util.updateVolumeFromArray(fixed, good)
     slicer.util.selectModule("DeepReg")
@@ -239,7 +239,6 @@ def test_voxels_mended_in_another_module_are_seen_on_entering(panel):
 @pytest.mark.xfail(strict=True, reason="parent transforms of the volumes are not observed")
 def test_remarks_follow_the_parent_transform(panel):
     fixed, moving = desk.prepare(panel)
-    desk.settle(0.5)
     parent = desk.add_linear("Above", shift=(500, 0, 0))
     moving.SetAndObserveTransformNodeID(parent.GetID())
     desk.until(lambda: "do not overlap" in desk.message(panel), 1, "a warning")
@@ -256,10 +255,10 @@ def test_voxels_are_checked_when_chosen(panel):
     slicer.util.arrayFromVolume(fixed)[3, 4, 5] = np.inf
     panel.ui.fixedSelector.setCurrentNode(fixed)
     panel.ui.movingSelector.setCurrentNode(moving)
-    desk.until(lambda: "not a number or infinite" in desk.message(panel), 3, "an error")
+    desk.until(lambda: "not a number or infinite" in desk.message(panel), 1.5, "an error")
     assert not panel.ui.applyButton.enabled
     panel.ui.fixedSelector.setCurrentNode(desk.make_fixed("Good"))
-    desk.until(lambda: panel.ui.applyButton.enabled, 3, "an enabled button")
+    desk.until(lambda: panel.ui.applyButton.enabled, 1.5, "an enabled button")
     assert "✖" not in desk.message(panel)
 
 
@@ -267,7 +266,7 @@ def test_single_slice_is_a_warning(panel):
     fixed, moving = desk.make_fixed("Slice", (1, 48, 40)), desk.make_moving()
     panel.ui.fixedSelector.setCurrentNode(fixed)
     panel.ui.movingSelector.setCurrentNode(moving)
-    desk.until(lambda: "single slice" in desk.message(panel), 3, "a warning")
+    desk.until(lambda: "single slice" in desk.message(panel), 1.5, "a warning")
     assert "⚠" in desk.message(panel) and panel.ui.applyButton.enabled
     panel.ui.fixedSelector.setCurrentNode(desk.make_fixed())
     desk.settle()
@@ -280,25 +279,25 @@ def test_landmark_lists_of_unlike_length_block_until_mended(panel):
     desk.prepare(panel)
     lists = [desk.add_points(name, desk.body_points(4)) for name in ("A", "B")]
     panel.ui.fixedPointsSelector.setCurrentNode(lists[0])
-    desk.until(lambda: "Only one landmark list" in desk.message(panel), 3, "a warning")
+    desk.until(lambda: "Only one landmark list" in desk.message(panel), 1.5, "a warning")
     panel.ui.movingPointsSelector.setCurrentNode(lists[1])
     desk.settle()
     assert panel.ui.applyButton.enabled
     lists[0].RemoveNthControlPoint(3)
-    desk.until(lambda: "'A' has 3 points, but 'B' has 4" in desk.message(panel), 3, "an error")
+    desk.until(lambda: "'A' has 3 points, but 'B' has 4" in desk.message(panel), 1.5, "an error")
     assert not panel.ui.applyButton.enabled
     lists[0].AddControlPoint(vtk.vtkVector3d(1, 2, 3))
-    desk.until(lambda: panel.ui.applyButton.enabled, 3, "an enabled button")
+    desk.until(lambda: panel.ui.applyButton.enabled, 1.5, "an enabled button")
 
 
 def test_empty_mask_blocks(panel):
     fixed, _moving = desk.prepare(panel)
     mask = desk.mask_of(fixed, "Nothing", threshold=1e6)
     panel.ui.fixedMaskSelector.setCurrentNode(mask)
-    desk.until(lambda: "'Nothing' is empty" in desk.message(panel), 3, "an error")
+    desk.until(lambda: "'Nothing' is empty" in desk.message(panel), 1.5, "an error")
     assert not panel.ui.applyButton.enabled
     panel.ui.fixedMaskSelector.setCurrentNode(None)
-    desk.until(lambda: panel.ui.applyButton.enabled, 3, "an enabled button")
+    desk.until(lambda: panel.ui.applyButton.enabled, 1.5, "an enabled button")
 
 
 def test_deleted_volume_is_asked_for_again(panel):
