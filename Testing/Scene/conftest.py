@@ -10,6 +10,8 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (the MRML library)")
 
+from companion_support import run  # noqa: F401  (a fixture)
+
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.vtk_arrays import to_vtk_matrix
 from DeepRegLib.geometry.grid import Grid
