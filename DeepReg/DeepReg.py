@@ -118,6 +118,7 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         """Called each time the user opens the module."""
         self.initializeParameterNode()
+        self._onParametersModified()
 
     def exit(self):
         """Called each time the user opens another module; a run goes on."""

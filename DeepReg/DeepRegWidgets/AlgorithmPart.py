@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DeepRegLib import registry
+from DeepRegLib.errors import ParameterError
 
 from .ParameterForm import ParameterForm
 from .Parameters import settingsOf
@@ -20,10 +21,12 @@ class AlgorithmPart(Section):
 
     Args:
         ui: The panel's widgets.
+        onForm: Called when something was entered into the form, also what cannot be used.
     """
 
-    def __init__(self, ui):
+    def __init__(self, ui, onForm=None):
         Section.__init__(self, ui)
+        self._onForm = onForm
         self._specs = registry.specs()
         self.form = ParameterForm(ui.parametersBox, self._onSettings)
         self._fillAlgorithms()
@@ -102,6 +105,8 @@ class AlgorithmPart(Section):
         others = {k: v for k, v in settingsOf(self._node).items() if not k.startswith(shown)}
         with self._deaf():
             self._node.settings = json.dumps({**others, **settings}, sort_keys=True)
+        if self._onForm is not None:
+            self._onForm()
 
 
 def stagesText(keys) -> str:
@@ -115,9 +120,20 @@ def stageKeys(stages: str) -> list:
 
 
 def usedSettings(parameterNode, stages: str = "") -> dict:
-    """Returns the settings of some stages, by ``algorithm.parameter``; of those that run."""
-    shown = tuple(f"{key}." for key in stageKeys(stages or parameterNode.stages))
-    return {k: v for k, v in settingsOf(parameterNode).items() if k.startswith(shown)}
+    """Returns the settings of some stages, by ``algorithm.parameter``; of those that run.
+
+    What does not fit (a scene of another version, or written by hand) is left out, as in the form.
+    """
+    specs, used = registry.specs(), {}
+    for name, value in settingsOf(parameterNode).items():
+        key, _dot, short = name.partition(".")
+        if key not in stageKeys(stages or parameterNode.stages) or key not in specs:
+            continue
+        try:
+            used[name] = specs[key].parameter(short).parse(value)
+        except ParameterError:
+            continue
+    return used
 
 
 def description(spec) -> str:

@@ -28,7 +28,9 @@ class InputsPart(Section):
     def _show(self) -> None:
         for side, combo in self._combos():
             mask = getattr(self._node, f"{side}Mask")
-            self._fillSegments(combo, mask, getattr(self._node, f"{side}Segment"))
+            chosen = getattr(self._node, f"{side}Segment")
+            if not self._fillSegments(combo, mask, chosen):
+                setattr(self._node, f"{side}Segment", "")
 
     def _combos(self):
         return (
@@ -36,7 +38,8 @@ class InputsPart(Section):
             ("moving", self._ui.movingSegmentCombo),
         )
 
-    def _fillSegments(self, combo, mask, chosen: str) -> None:
+    def _fillSegments(self, combo, mask, chosen: str) -> bool:
+        """Lists the segments of a mask; tells whether the chosen one is among them."""
         hasSegments = mask is not None and mask.IsA("vtkMRMLSegmentationNode")
         combo.visible = hasSegments
         segments = mrml.segment_names(mask) if hasSegments else {}
@@ -46,7 +49,9 @@ class InputsPart(Section):
             combo.clear()
             for identifier, name in wanted:
                 combo.addItem(name, identifier)
-        combo.currentIndex = max(0, combo.findData(chosen))
+        known = [identifier for identifier, _name in wanted]
+        combo.currentIndex = known.index(chosen) if chosen in known else 0
+        return mask is None or chosen in known
 
     def _onFixedSegment(self, index) -> None:
         self._onSegment("fixed", index)

@@ -9,6 +9,7 @@ import slicer
 from .AlgorithmPart import AlgorithmPart
 from .DiagnosisPart import DiagnosisPart
 from .InputsPart import InputsPart
+from .InputWatch import InputWatch
 from .LandmarkWatch import LandmarkWatch
 from .OutputsPart import OutputsPart
 from .ResultsPart import ResultsPart
@@ -28,22 +29,27 @@ class Parts:
     results: ResultsPart
     diagnosis: DiagnosisPart
     landmarks: LandmarkWatch
+    nodes: InputWatch
 
     def all(self) -> list:
         """Returns the parts that follow the parameter node."""
-        return [self.inputs, self.algorithm, self.outputs, self.run, self.results, self.landmarks]
+        return [
+            self.inputs, self.algorithm, self.outputs, self.run, self.results, self.landmarks,
+            self.nodes,
+        ]  # fmt: skip
 
     def close(self) -> None:
         """Ends what goes on by itself: runs, timers, observers."""
         self.landmarks.setParameterNode(None)
+        self.nodes.setParameterNode(None)
         self.run.close()
         self.results.close()
 
 
 def buildParts(ui, logic) -> Parts:
     """Ties the widgets of the panel together."""
-    inputs, algorithm, outputs = InputsPart(ui), AlgorithmPart(ui), OutputsPart(ui)
-    results = ResultsPart(ui)
+    inputs, outputs, results = InputsPart(ui), OutputsPart(ui), ResultsPart(ui)
+    algorithm = AlgorithmPart(ui, lambda: run.update())
 
     def onOutcome(outcome, request, startLinear):
         results.takeOutcome(outcome, request, startLinear)
@@ -51,7 +57,8 @@ def buildParts(ui, logic) -> Parts:
 
     run = RunPart(ui, logic, algorithm.form.problems, onOutcome)
     landmarks = LandmarkWatch(run.showRerun, run.update)
-    return Parts(inputs, algorithm, outputs, run, results, DiagnosisPart(ui), landmarks)
+    nodes = InputWatch(inputs.update, run.update)
+    return Parts(inputs, algorithm, outputs, run, results, DiagnosisPart(ui), landmarks, nodes)
 
 
 def prepareSelectors(ui) -> None:

@@ -42,7 +42,7 @@ class ParameterForm:
                 row.show(row.parameter.for_preset(preset), settings.get(name))
         finally:
             self._filling = False
-        self._resetButton.enabled = any(row.differs for row in self._rows.values())
+        self._resetButton.enabled = any(row.canReset for row in self._rows.values())
 
     def settings(self) -> dict:
         """Returns the values that differ from the preset, by ``algorithm.parameter``."""
@@ -104,7 +104,7 @@ class ParameterForm:
     def _changed(self) -> None:
         if self._filling:
             return
-        self._resetButton.enabled = any(row.differs for row in self._rows.values())
+        self._resetButton.enabled = any(row.canReset for row in self._rows.values())
         self._onChanged(self.settings())
 
 
@@ -135,6 +135,10 @@ class _Row:
     @property
     def differs(self) -> bool:
         return not self.problem and self.value != self._preset
+
+    @property
+    def canReset(self) -> bool:
+        return bool(self.problem) or self.differs
 
     def show(self, preset, value=None) -> None:
         """Shows the preset's value, or another one."""
@@ -172,7 +176,7 @@ class _Row:
     def _mark(self) -> None:
         shown = f"{_text(self._preset)} {self.parameter.unit}".rstrip()
         self._reset.toolTip = _("Reset to {value}").format(value=shown)
-        self._reset.enabled = bool(self.problem) or self.differs
+        self._reset.enabled = self.canReset
         self.editor.styleSheet = "color: #c0392b;" if self.problem else ""
         self.editor.toolTip = self.problem or self.parameter.help
 

@@ -97,7 +97,7 @@ class _View:
         self._actor.SetMapper(self._mapper)
         self._actor.SetLayerNumber(_LAYER)
         self._actor.SetVisibility(False)
-        self._renderer.AddActor2D(self._actor)
+        self._renderer.AddViewProp(self._actor)
 
     @property
     def _renderer(self):
@@ -114,7 +114,7 @@ class _View:
     def close(self) -> None:
         self._closed = True
         self._node.RemoveObserver(self._tag)
-        self._renderer.RemoveActor2D(self._actor)
+        self._renderer.RemoveViewProp(self._actor)
         self._widget.sliceView().scheduleRender()
 
 

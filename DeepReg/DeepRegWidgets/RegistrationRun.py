@@ -31,6 +31,8 @@ from DeepRegLib.bridge.request import collect
 from DeepRegLib.errors import Cancelled, DeepRegError
 from DeepRegLib.job import private_folder
 
+#: Roles of a hardened copy: what it is a copy of, and the transform that made it.
+COPY_ROLE, MADE_BY_ROLE = "DeepReg.CopyOf", "DeepReg.MadeBy"
 _POLL_MS = 30
 _ALL = object()
 
@@ -190,6 +192,8 @@ class RegistrationRun:
                 self._scene, transform, moving, others, harden=self._harden,
                 fixed=self._request.fixed,
             )  # fmt: skip
+        if self._harden:
+            replaceCopies(self._scene, others, self.carried, transform)
         mrml.apply_transform(transform, *known)
         self.carried = [*known, *self.carried]
 
@@ -236,6 +240,35 @@ def followsResult(node, moving) -> bool:
     if parent is None or parent is moving.GetParentTransformNode():
         return False
     return parent.GetNodeReference(parent.GetMovingNodeReferenceRole()) is moving
+
+
+def replaceCopies(scene, companions, copies, transform) -> None:
+    """Lets new hardened copies take the place of those that the same transform made before."""
+    for companion, copy in zip(companions, copies):
+        for old in _copiesOf(scene, companion, transform):
+            name = old.GetName()
+            parts = [old.GetNthDisplayNode(n) for n in range(old.GetNumberOfDisplayNodes())] if (
+                old.IsA("vtkMRMLDisplayableNode")
+            ) else []  # fmt: skip
+            if old.IsA("vtkMRMLStorableNode"):
+                parts.append(old.GetStorageNode())
+            scene.RemoveNode(old)
+            for part in parts:
+                if part is not None:
+                    scene.RemoveNode(part)
+            copy.SetName(name)
+        copy.SetNodeReferenceID(COPY_ROLE, companion.GetID())
+        copy.SetNodeReferenceID(MADE_BY_ROLE, transform.GetID())
+
+
+def _copiesOf(scene, companion, transform) -> list:
+    found = []
+    for index in range(scene.GetNumberOfNodesByClass(companion.GetClassName())):
+        node = scene.GetNthNodeByClass(index, companion.GetClassName())
+        isCopy = node.GetNodeReference(COPY_ROLE) is companion
+        if isCopy and node.GetNodeReference(MADE_BY_ROLE) is transform:
+            found.append(node)
+    return found
 
 
 class _Background:

@@ -231,17 +231,22 @@ def choose(combo, data):
 
 
 def prepare(panel, fixed=None, moving=None, algorithm="rigid"):
-    """Chooses a pair, the algorithm and the fast preset; returns the pair."""
+    """Chooses a pair, the algorithm and the fast preset; returns the pair.
+
+    The search of the start is left out, as it takes most of the time.
+    """
     if fixed is None:
         fixed, moving = make_pair()
     panel.ui.fixedSelector.setCurrentNode(fixed)
     panel.ui.movingSelector.setCurrentNode(moving)
     choose(panel.ui.algorithmCombo, algorithm)
     panel.ui.presetCombo.setCurrentIndex(0)
+    if algorithm in ("rigid", "greedy"):
+        choose(panel.parts.algorithm.form.editor("rigid.initialization"), "geometry")
+    settle(0.15)  # until the inputs have been checked
     until(lambda: panel.ui.applyButton.enabled, 5, "an enabled button")
     # Afterwards nothing checks the inputs any more but the panel's own attention to changes.
     until(lambda: not panel.parts.run._unscanned, 5, "a look at all voxels")
-    settle(0.15)
     return fixed, moving
 
 

@@ -80,7 +80,6 @@ def test_segments_of_a_mask_are_offered(panel):
     assert not combo.isVisibleTo(panel.ui.moreInputsBox)
 
 
-@pytest.mark.xfail(strict=True, reason="segments are read only when the parameter node changes")
 def test_renamed_segment_is_shown(panel):
     _fixed, moving = desk.prepare(panel)
     node = desk.mask_of(moving, "Parts", ("body", "blobs"))
@@ -93,7 +92,6 @@ def test_renamed_segment_is_shown(panel):
     assert combo.currentText == "vessels"
 
 
-@pytest.mark.xfail(strict=True, reason="segments are read only when the parameter node changes")
 def test_removed_segment_is_gone(panel):
     _fixed, moving = desk.prepare(panel)
     node = desk.mask_of(moving, "Parts", ("body", "blobs"))
@@ -109,7 +107,6 @@ def test_removed_segment_is_gone(panel):
     assert (combo.currentData or "") == panel._parameterNode.movingSegment
 
 
-@pytest.mark.xfail(strict=True, reason="the segment of another mask stays in the parameter node")
 def test_other_mask_does_not_keep_the_segment(panel):
     _fixed, moving = desk.prepare(panel)
     first = desk.mask_of(moving, "Parts", ("body", "blobs"))
@@ -194,7 +191,6 @@ def test_entering_prefers_the_shown_volumes_and_keeps_choices(panel):
     assert panel.ui.fixedSelector.currentNode() is third
 
 
-@pytest.mark.xfail(strict=True, reason="volumes are not observed; only the parameter node is")
 @pytest.mark.parametrize(
     "spoil, sentence",
     [
@@ -217,7 +213,6 @@ def test_bad_voxels_are_named_until_they_are_mended(panel, spoil, sentence):
     assert sentence not in desk.message(panel)
 
 
-@pytest.mark.xfail(strict=True, reason="entering does not check the inputs again")
 def test_voxels_mended_in_another_module_are_seen_on_entering(panel):
     import slicer
 
@@ -236,7 +231,6 @@ def test_voxels_mended_in_another_module_are_seen_on_entering(panel):
     assert panel.ui.applyButton.enabled and "✖" not in desk.message(panel)
 
 
-@pytest.mark.xfail(strict=True, reason="parent transforms of the volumes are not observed")
 def test_remarks_follow_the_parent_transform(panel):
     fixed, moving = desk.prepare(panel)
     parent = desk.add_linear("Above", shift=(500, 0, 0))

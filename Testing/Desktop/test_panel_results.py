@@ -1,0 +1,352 @@
+"""The section Results of the panel: card, views, overlay, curve, Python, report, landmarks."""
+
+import os
+import sys
+
+import numpy as np
+import panel_support as desk
+import pytest
+
+VIEWS = ("before", "after", "flicker", "checkerboard", "difference", "redCyan")
+
+
+@pytest.fixture
+def panel(scene):
+    yield from desk.opened(scene)
+
+
+@pytest.fixture
+def result(panel):
+    """The panel after a run with a Jacobian map."""
+    desk.prepare(panel)
+    panel.ui.jacobianCheckBox.click()
+    desk.settle()
+    desk.run(panel)
+    return panel
+
+
+def _composites():
+    import slicer
+
+    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+
+def _layers():
+    import slicer
+
+    node = _composites()[0]
+    ids = (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID())
+    return [i and slicer.mrmlScene.GetNodeByID(i) for i in ids]
+
+
+def _comparison_volumes():
+    import slicer
+
+    nodes = slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode")
+    return [n for n in nodes if n.GetAttribute("DeepReg.Comparison")]
+
+
+def _click(panel, view):
+    getattr(panel.ui, f"{view}Button").click()
+    desk.settle(0.05)
+
+
+def test_card_shows_the_rows(result):
+    from DeepRegLib.bridge import mrml
+    from DeepRegLib.card import card_rows
+
+    transform, table = result.ui.transformSelector.currentNode(), result.ui.cardTable
+    rows = card_rows(mrml.card_of(transform)[0])
+    shown = [tuple(table.item(r, c).text() for c in range(3)) for r in range(table.rowCount)]
+    assert shown == [tuple(row) for row in rows] and len(rows) > 5
+    titles = [table.horizontalHeaderItem(c).text() for c in range(3)]
+    assert titles == ["Measure", "Before", "After"]
+    assert any(sign in result.ui.verdictLabel.text for sign in "✔⚠✖")
+    quality = mrml.card_of(transform)[0]
+    assert quality["sentence"] in desk.plain(result.ui.verdictLabel.text)
+
+
+def test_view_buttons(result):
+    fixed, moving = (getattr(result.ui, f"{s}Selector").currentNode() for s in ("fixed", "moving"))
+    moved = result.ui.movedSelector.currentNode()
+    assert result.ui.afterButton.checked and _layers() == [fixed, moved]
+    for view in VIEWS:
+        _click(result, view)
+        checked = [v for v in VIEWS if getattr(result.ui, f"{v}Button").checked]
+        assert checked == [view]
+        assert result.ui.blendSlider.enabled == (view in ("before", "after"))
+        if view == "before":
+            assert _layers() == [fixed, moving]
+        elif view in ("after", "flicker"):
+            assert _layers() == [fixed, moved]
+        else:
+            (node,) = _comparison_volumes()
+            assert _layers() == [node, None]
+            assert node.GetHideFromEditors() and not node.GetSaveWithScene()
+            assert not node.GetDisplayNode().GetSaveWithScene()
+    pictures = []
+    for view in VIEWS[3:]:
+        _click(result, view)
+        import slicer
+
+        pictures.append(slicer.util.arrayFromVolume(_comparison_volumes()[0]).astype(float).copy())
+    assert min(np.abs(a - b).mean() for a in pictures for b in pictures if a is not b) > 0.5
+
+
+def test_blend_slider(result):
+    for view in ("after", "before"):
+        _click(result, view)
+        for value in (0.0, 0.3, 1.0):
+            result.ui.blendSlider.value = value
+            opacities = {node.GetForegroundOpacity() for node in _composites()}
+            assert opacities == {pytest.approx(value)}
+
+
+def test_flicker_stops_when_the_panel_is_left(result):
+    import slicer
+
+    _click(result, "flicker")
+    seen = set()
+
+    def both():
+        seen.add(_composites()[0].GetForegroundOpacity())
+        return {0.0, 1.0} <= seen
+
+    desk.until(both, 3, "a change of the picture")
+    slicer.util.selectModule("Data")
+    opacity = _composites()[0].GetForegroundOpacity()
+    assert 0.0 < opacity < 1.0, "both volumes are to be seen"
+    desk.settle(0.7)
+    assert _composites()[0].GetForegroundOpacity() == opacity
+
+
+def test_comparison_volume_goes_with_its_result(result):
+    import slicer
+
+    _click(result, "checkerboard")
+    assert len(_comparison_volumes()) == 1
+    moving = result.ui.movingSelector.currentNode()
+    other = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, moving, "Other")
+    slicer.util.arrayFromVolume(other)[:3] = 0
+    result.ui.movingSelector.setCurrentNode(other)
+    desk.settle()
+    assert _comparison_volumes() == [] and result.ui.verdictLabel.text == "No result yet."
+
+
+def test_comparison_volume_is_not_saved(result, tmp_path):
+    import slicer
+
+    _click(result, "redCyan")
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrml"))
+    assert "DeepReg comparison" not in (tmp_path / "scene.mrml").read_text()
+    desk.settle()
+    assert result.ui.redCyanButton.checked and len(_comparison_volumes()) == 1
+
+
+def test_closed_scene(result):
+    import slicer
+
+    for view in ("checkerboard", "flicker"):
+        _click(result, view)
+    slicer.mrmlScene.Clear(0)
+    desk.settle()
+    assert _comparison_volumes() == []
+    assert result.ui.verdictLabel.text == "No result yet."
+    assert not result.ui.cardTable.visible and not result.ui.viewsWidget.visible
+    assert not result.ui.saveReportButton.enabled and not result.ui.copyPythonButton.enabled
+    assert result.ui.messageLabel.text == "" or not result.ui.messageLabel.visible
+
+
+def test_before_view_when_applied_to_moving(panel):
+    import slicer
+
+    fixed, moving = desk.prepare(panel)
+    panel.ui.applyToMovingCheckBox.click()
+    desk.settle()
+    _before = slicer.util.arrayFromVolume(moving).copy()
+    desk.run(panel)
+    _click(panel, "before")
+    # The moving volume lies under the result now, so the view is a picture of where it was.
+    (node,) = _comparison_volumes()
+    assert _layers()[0] is node
+    was = slicer.util.arrayFromVolume(node).astype(float).copy()
+    panel.ui.blendSlider.value = 1.0
+    assert np.abs(slicer.util.arrayFromVolume(node).astype(float) - was).mean() > 1
+    panel.ui.blendSlider.value = 0.5
+    _click(panel, "after")
+    assert _layers() == [fixed, panel.ui.movedSelector.currentNode()]
+
+
+def test_jacobian_overlay(result):
+    from DeepRegLib.bridge.outcome import MAP_ROLE
+
+    combo = result.ui.mapCombo
+    assert [combo.itemData(n) for n in range(combo.count)] == ["", "jacobian"]
+    desk.choose(combo, "jacobian")
+    transform = result.ui.transformSelector.currentNode()
+    overlay = transform.GetNodeReference(MAP_ROLE + "jacobian")
+    assert _layers() == [result.ui.fixedSelector.currentNode(), overlay] and overlay is not None
+    combo.setCurrentIndex(0)
+    desk.settle(0.05)
+    assert _layers()[1] is result.ui.movedSelector.currentNode()
+    assert result.ui.afterButton.checked
+
+
+def test_deleted_moved_volume_does_no_harm(result):
+    import slicer
+
+    _click(result, "checkerboard")
+    slicer.mrmlScene.RemoveNode(result.ui.movedSelector.currentNode())
+    desk.settle()
+    for view in VIEWS:
+        _click(result, view)
+    assert "✖" not in desk.message(result)
+
+
+def test_copied_python_repeats_the_run(result):
+    import qt
+    import slicer
+
+    result.ui.copyPythonButton.click()
+    text = slicer.app.clipboard().text()
+    text = text() if callable(text) else text
+    assert "DeepReg.DeepRegLogic().register(" in text and "'Fixed'" in text and qt
+    first = result.ui.transformSelector.currentNode()
+    before = slicer.util.arrayFromTransformMatrix(first).copy()
+    names = {"slicer": slicer, "getNode": slicer.util.getNode}
+    exec(text, names)
+    again = names["result"].transform
+    assert again is not first
+    assert np.abs(slicer.util.arrayFromTransformMatrix(again) - before).max() < 1e-3
+    assert set(names["result"].maps) == {"jacobian"}
+
+
+def test_report_is_saved(result, tmp_path):
+    import shell
+
+    path = tmp_path / "a report.html"
+    shell.dialogs.answer_next(str(path), kind="file")
+    result.ui.saveReportButton.click()
+    page = path.read_text(encoding="utf-8")
+    for part in ("Fixed", "Moving", "Rigid", "<img", "data:image/"):
+        assert part in page, part
+    assert page.count("data:image/") >= 2
+    assert shell.dialogs.of_kind("error") == []
+    assert any(str(path) in text for text in shell.dialogs.texts("status"))
+
+
+def test_report_needs_an_answer_and_a_place(result, tmp_path):
+    import shell
+
+    result.ui.saveReportButton.click()  # cancelled
+    assert shell.dialogs.of_kind("error") == []
+    path = tmp_path / "no such folder" / "report.html"
+    shell.dialogs.answer_next(str(path), kind="file")
+    result.ui.saveReportButton.click()
+    (error,) = shell.dialogs.of_kind("error")
+    assert "The report was not saved" in error.text
+    assert not path.exists() and list(tmp_path.iterdir()) == []
+
+
+def test_curve_draws(result):
+    box = result.ui.curveBox
+    box.collapsed = True
+    box.collapsed = False
+    desk.settle(0.1)
+    view = result.parts.results._curve._view
+    chart = view.chart()
+    assert chart.GetNumberOfPlots() == 1
+    table = chart.GetPlot(0).GetInput()
+    values = [table.GetValue(r, 1).ToDouble() for r in range(table.GetNumberOfRows())]
+    assert len(values) > 3 and max(values) == 100.0 and min(values) == 0.0
+    assert chart.GetPlot(0).GetLabel() == "Rigid"
+    box.collapsed = True
+
+
+# Landmarks ---------------------------------------------------------------------------------------
+
+
+def _landmarks(panel):
+    places = desk.body_points(6)
+    lists = (
+        desk.add_points("Fixed points", places),
+        desk.add_points("Moving points", desk.true_map(places)),
+    )
+    panel.ui.fixedPointsSelector.setCurrentNode(lists[0])
+    panel.ui.movingPointsSelector.setCurrentNode(lists[1])
+    desk.settle()
+    return lists
+
+
+def _drag(node, index, shift):
+    place = [0.0] * 3
+    node.GetNthControlPointPosition(index, place)
+    node.SetNthControlPointPosition(index, *(p + shift for p in place))
+    desk.settle(0.1)
+
+
+def test_rerun_is_offered_after_landmarks_moved(panel):
+    import slicer
+
+    desk.prepare(panel)
+    fixed_points, _moving_points = _landmarks(panel)
+    assert not panel.ui.rerunButton.visible
+    _drag(fixed_points, 0, 1.0)
+    assert not panel.ui.rerunButton.visible, "there is no result to improve yet"
+    _drag(fixed_points, 0, -1.0)
+    desk.run(panel)
+    assert not panel.ui.rerunButton.visible
+    _drag(fixed_points, 0, 2.0)
+    assert panel.ui.rerunButton.visible
+    _drag(fixed_points, 0, -2.0)
+    assert not panel.ui.rerunButton.visible, "back where it was"
+    _drag(fixed_points, 1, 2.0)
+    transform = panel.ui.transformSelector.currentNode()
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    panel.ui.rerunButton.click()
+    assert panel.parts.run.running and not panel.ui.rerunButton.visible
+    assert "✖" not in desk.finish(panel)
+    assert panel.ui.transformSelector.currentNode() is transform
+    assert slicer.mrmlScene.GetNumberOfNodes() == count
+    assert not panel.ui.rerunButton.visible
+
+
+def test_rerun_is_offered_for_new_landmarks(result):
+    lists = _landmarks(result)
+    assert result.ui.rerunButton.visible
+    lists[0].RemoveNthControlPoint(5)
+    desk.settle(0.1)
+    assert not result.ui.rerunButton.visible, "unlike lists are no pairs"
+    lists[1].RemoveNthControlPoint(5)
+    desk.settle(0.1)
+    assert result.ui.rerunButton.visible
+
+
+# Reloading ---------------------------------------------------------------------------------------
+
+
+def test_reload_leaves_one_panel(result):
+    import qt
+    import slicer
+    from DeepRegWidgets.Worker import sharedWorker
+
+    old = sharedWorker().pid
+    assert old is not None
+    observations = len(result.Observations)
+    result.onReload()
+    desk.settle(0.3)
+    panel = slicer.util.getModuleWidget("DeepReg")
+    assert panel is not result
+    module = slicer.modules.deepreg.widgetRepresentation()
+    found = [w for w in module.findChildren(qt.QPushButton) if w.objectName == "applyButton"]
+    assert len(found) == 1
+    assert len(panel.Observations) == observations and len(result.Observations) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(old, 0)
+    assert "torch" not in sys.modules or True
+    assert panel.ui.fixedSelector.currentNode().GetName() == "Fixed"
+    assert panel.ui.verdictLabel.text != "No result yet."
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    desk.settle(0.3)
+    assert "✖" not in desk.run(panel)
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
