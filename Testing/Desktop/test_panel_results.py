@@ -1,7 +1,6 @@
 """The section Results of the panel: card, views, overlay, curve, Python, report, landmarks."""
 
 import os
-import sys
 
 import numpy as np
 import panel_support as desk
@@ -17,8 +16,16 @@ def panel(scene):
 
 @pytest.fixture
 def result(panel):
-    """The panel after a run with a Jacobian map."""
+    """The panel after a rigid run."""
     desk.prepare(panel)
+    desk.run(panel)
+    return panel
+
+
+@pytest.fixture
+def bent(panel):
+    """The panel after a deformable run with a Jacobian map."""
+    desk.prepare(panel, algorithm="greedy")
     panel.ui.jacobianCheckBox.click()
     desk.settle()
     desk.run(panel)
@@ -98,8 +105,8 @@ def test_blend_slider(result):
         _click(result, view)
         for value in (0.0, 0.3, 1.0):
             result.ui.blendSlider.value = value
-            opacities = {node.GetForegroundOpacity() for node in _composites()}
-            assert opacities == {pytest.approx(value)}
+            opacities = [node.GetForegroundOpacity() for node in _composites()]
+            assert opacities == pytest.approx([value] * len(opacities)) and opacities
 
 
 def test_flicker_stops_when_the_panel_is_left(result):
@@ -154,7 +161,7 @@ def test_closed_scene(result):
     assert result.ui.verdictLabel.text == "No result yet."
     assert not result.ui.cardTable.visible and not result.ui.viewsWidget.visible
     assert not result.ui.saveReportButton.enabled and not result.ui.copyPythonButton.enabled
-    assert result.ui.messageLabel.text == "" or not result.ui.messageLabel.visible
+    assert result.ui.applyButton.text == "Select a fixed and a moving volume"
 
 
 def test_before_view_when_applied_to_moving(panel):
@@ -177,19 +184,19 @@ def test_before_view_when_applied_to_moving(panel):
     assert _layers() == [fixed, panel.ui.movedSelector.currentNode()]
 
 
-def test_jacobian_overlay(result):
+def test_jacobian_overlay(bent):
     from DeepRegLib.bridge.outcome import MAP_ROLE
 
-    combo = result.ui.mapCombo
+    combo = bent.ui.mapCombo
     assert [combo.itemData(n) for n in range(combo.count)] == ["", "jacobian"]
     desk.choose(combo, "jacobian")
-    transform = result.ui.transformSelector.currentNode()
+    transform = bent.ui.transformSelector.currentNode()
     overlay = transform.GetNodeReference(MAP_ROLE + "jacobian")
-    assert _layers() == [result.ui.fixedSelector.currentNode(), overlay] and overlay is not None
+    assert _layers() == [bent.ui.fixedSelector.currentNode(), overlay] and overlay is not None
     combo.setCurrentIndex(0)
     desk.settle(0.05)
-    assert _layers()[1] is result.ui.movedSelector.currentNode()
-    assert result.ui.afterButton.checked
+    assert _layers()[1] is bent.ui.movedSelector.currentNode()
+    assert bent.ui.afterButton.checked
 
 
 def test_deleted_moved_volume_does_no_harm(result):
@@ -204,13 +211,12 @@ def test_deleted_moved_volume_does_no_harm(result):
 
 
 def test_copied_python_repeats_the_run(result):
-    import qt
     import slicer
 
     result.ui.copyPythonButton.click()
     text = slicer.app.clipboard().text()
     text = text() if callable(text) else text
-    assert "DeepReg.DeepRegLogic().register(" in text and "'Fixed'" in text and qt
+    assert "DeepReg.DeepRegLogic().register(" in text and "'Fixed'" in text
     first = result.ui.transformSelector.currentNode()
     before = slicer.util.arrayFromTransformMatrix(first).copy()
     names = {"slicer": slicer, "getNode": slicer.util.getNode}
@@ -218,7 +224,6 @@ def test_copied_python_repeats_the_run(result):
     again = names["result"].transform
     assert again is not first
     assert np.abs(slicer.util.arrayFromTransformMatrix(again) - before).max() < 1e-3
-    assert set(names["result"].maps) == {"jacobian"}
 
 
 def test_report_is_saved(result, tmp_path):
@@ -248,18 +253,19 @@ def test_report_needs_an_answer_and_a_place(result, tmp_path):
     assert not path.exists() and list(tmp_path.iterdir()) == []
 
 
-def test_curve_draws(result):
-    box = result.ui.curveBox
+def test_curve_draws(bent):
+    box = bent.ui.curveBox
     box.collapsed = True
     box.collapsed = False
     desk.settle(0.1)
-    view = result.parts.results._curve._view
+    view = bent.parts.results._curve._view
     chart = view.chart()
-    assert chart.GetNumberOfPlots() == 1
-    table = chart.GetPlot(0).GetInput()
+    assert chart.GetNumberOfPlots() == 3
+    labels = [chart.GetPlot(n).GetLabel() for n in range(3)]
+    assert labels == ["Rigid", "Affine", "Greedy diffeomorphic"]
+    table = chart.GetPlot(2).GetInput()
     values = [table.GetValue(r, 1).ToDouble() for r in range(table.GetNumberOfRows())]
     assert len(values) > 3 and max(values) == 100.0 and min(values) == 0.0
-    assert chart.GetPlot(0).GetLabel() == "Rigid"
     box.collapsed = True
 
 
@@ -338,15 +344,22 @@ def test_reload_leaves_one_panel(result):
     panel = slicer.util.getModuleWidget("DeepReg")
     assert panel is not result
     module = slicer.modules.deepreg.widgetRepresentation()
-    found = [w for w in module.findChildren(qt.QPushButton) if w.objectName == "applyButton"]
-    assert len(found) == 1
+    # Slicer hides what was there before.
+    buttons = module.findChildren(qt.QPushButton)
+    shown = [b for b in buttons if b.objectName == "applyButton" and b.isVisibleTo(module)]
+    assert len(shown) == 1
     assert len(panel.Observations) == observations and len(result.Observations) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(old, 0)
-    assert "torch" not in sys.modules or True
     assert panel.ui.fixedSelector.currentNode().GetName() == "Fixed"
     assert panel.ui.verdictLabel.text != "No result yet."
     before = slicer.mrmlScene.GetNumberOfNodes()
     desk.settle(0.3)
     assert "✖" not in desk.run(panel)
     assert slicer.mrmlScene.GetNumberOfNodes() == before
+    # The panel that was there before has nothing to say any more.
+    slicer.mrmlScene.Clear(0)
+    desk.make_pair()
+    desk.settle(0.3)
+    assert result._parameterNode is None and len(result.Observations) == 0
+    assert len(panel.logic.getAllParameterNodes()) == 1
