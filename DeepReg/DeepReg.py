@@ -27,6 +27,7 @@ if (_HERE.parent / "DeepRegLib").is_dir() and str(_HERE.parent) not in sys.path:
     sys.path.append(str(_HERE.parent))
 
 from DeepRegWidgets.Parameters import (  # noqa: E402
+    NODE_PARAMETERS,
     SHOWN_ATTRIBUTE,
     DeepRegParameterNode,
     isUntouched,
@@ -50,8 +51,8 @@ class DeepReg(ScriptedLoadableModule):
             "Choose two volumes and press Register. Every result comes with a quality card that "
             "says how far it can be trusted. Sample data is in the module Sample Data."
         )
-        self.parent.helpText += self.getDefaultModuleDocumentationLink(
-            "https://github.com/DeepReg/SlicerDeepReg#readme"
+        self.parent.helpText += '<p><a href="{address}">{text}</a></p>'.format(
+            address="https://github.com/DeepReg/SlicerDeepReg#readme", text=_("Documentation")
         )
         self.parent.acknowledgementText = _(
             "Each algorithm names its publication in the panel. Not related to the DeepReg toolkit "
@@ -78,6 +79,7 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._guiTag = None
         self._parts = []
+        self.parts = None
 
     def setup(self):
         """Builds the panel; installs, downloads and computes nothing."""
@@ -96,10 +98,10 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event, slot in (
             (scene.StartCloseEvent, self.onSceneStartClose),
             (scene.EndCloseEvent, self.onSceneEndClose),
+            (scene.StartImportEvent, self.onSceneStartImport),
             (scene.EndImportEvent, self.onSceneEndImport),
+            (scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved),
             (scene.NodeRemovedEvent, self.onNodeRemoved),
-            (scene.StartSaveEvent, self.onSceneStartSave),
-            (scene.EndSaveEvent, self.onSceneEndSave),
         ):
             self.addObserver(scene, event, slot)
         self.ui.parameterSetSelector.connect(
@@ -110,8 +112,9 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         """Called when the module or the application ends."""
         self.setParameterNode(None)
-        if self.logic is not None:
+        if self.parts is not None:
             self.parts.close()
+        if self.logic is not None:
             self.logic.close()
         self.removeObservers()
 
@@ -119,10 +122,11 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the user opens the module."""
         self.initializeParameterNode()
         self._onParametersModified()
+        self.parts.results.restoreComparison()
 
     def exit(self):
         """Called each time the user opens another module; a run goes on."""
-        if self.logic is not None:
+        if self.parts is not None:
             self.parts.results.stopFlicker()
 
     def choose(self, name, node):
@@ -135,6 +139,8 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self):
         """Loads the module anew, with all its parts and the library."""
+        # Now, as the worker's module is among those that are loaded anew.
+        self.logic.close()
         for name in [n for n in sys.modules if n.split(".")[0] in ("DeepRegWidgets", "DeepRegLib")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
@@ -148,8 +154,19 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        """Lets go of the selectors: they are filled anew, and would forget what they showed."""
+        if self._parameterNode is not None and self._guiTag is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self._guiTag = None
+        self.parts.outputs.hold(True)
+
     def onSceneEndImport(self, caller, event):
         """Shows the choices and the result of a scene that was loaded."""
+        if self._parameterNode is not None and self._guiTag is None:
+            self._guiTag = self._parameterNode.connectGui(self.ui)
+            self.ui.parameterSetSelector.setCurrentNode(self._parameterNode.parameterNode)
+        self.parts.outputs.hold(False)
         self._adoptLoadedSet()
         if self.parent.isEntered:
             self.initializeParameterNode()
@@ -170,13 +187,15 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if shown is not None:
             slicer.mrmlScene.RemoveNode(shown.parameterNode)
 
-    def onSceneStartSave(self, caller, event):
-        """Lets the views show only what is saved."""
-        self.parts.results.pauseForSaving()
-
-    def onSceneEndSave(self, caller, event):
-        """Shows again what was shown before."""
-        self.parts.results.resumeAfterSaving()
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """Forgets a node before its selector jumps to another one."""
+        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
+            return
+        with slicer.util.NodeModify(self._parameterNode.parameterNode):
+            for name in NODE_PARAMETERS:
+                if getattr(self._parameterNode, name) is node:
+                    setattr(self._parameterNode, name, None)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
@@ -210,7 +229,9 @@ class DeepRegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setParameterNode(self, parameterNode):
         """Shows and observes a parameter node; None shows nothing."""
         if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
+            if self._guiTag is not None:
+                self._parameterNode.disconnectGui(self._guiTag)
+                self._guiTag = None
             self.removeObserver(
                 self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified
             )
@@ -358,6 +379,7 @@ class DeepRegLogic(ScriptedLoadableModuleLogic):
 
         for run in self._runs:
             run.cancel()
+        self._runs = []
         closeWorker()
 
 

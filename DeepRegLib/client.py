@@ -29,6 +29,7 @@ from .job import Job, JobEvent
 _SHOWN_LINES = 6
 #: Priority of a worker in the background on POSIX systems: 0 is usual, 19 the lowest.
 _BACKGROUND_NICE = 10
+_KILLED = (-9, 9, 137)
 
 
 class WorkerProcess:
@@ -96,7 +97,7 @@ class WorkerProcess:
                 process = subprocess.Popen(
                     self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
-                    env=worker_environment(self._environment), **_own_group(self._background),
+                    env=worker_environment(self._variables()), **_own_group(self._background),
                 )  # fmt: skip
             except OSError as error:
                 raise WorkerError(
@@ -104,10 +105,6 @@ class WorkerProcess:
                     f"'{self._command[0]}' can be run."
                 ) from error
             self._process = process
-            if self._background and hasattr(os, "setpriority"):
-                # It may have ended already, or not be ours to change; then it just runs on.
-                with contextlib.suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, process.pid, _BACKGROUND_NICE)
             logger = threading.Thread(target=self._read_log, args=(process,), daemon=True)
             reader = threading.Thread(target=self._read, args=(process, logger), daemon=True)
             logger.start()
@@ -215,6 +212,11 @@ class WorkerProcess:
         except (OSError, ValueError) as error:
             raise WorkerError("The worker process has ended; submit the job again.") from error
 
+    def _variables(self) -> dict[str, str]:
+        # The worker lowers its own priority, as its process may be a launcher's child.
+        nice = {"DEEPREG_NICE": str(_BACKGROUND_NICE)} if self._background else {}
+        return {**nice, **self._environment}
+
     def _read(self, process: subprocess.Popen[str], logger: threading.Thread) -> None:
         assert process.stdout is not None
         for line in process.stdout:
@@ -270,10 +272,10 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
             ["taskkill", "/T", "/F", "/PID", str(process.pid)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, **_own_group(),
         )  # fmt: skip
-    elif process.poll() is None:
-        # The process leads a session of its own, so its group has its number. It may just have
-        # ended by itself.
-        with contextlib.suppress(ProcessLookupError):
+    else:
+        # The process leads a session of its own, so its group has its number. A launcher may have
+        # ended and left its child behind; or the whole group has just ended by itself.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -287,7 +289,8 @@ def _own_group(background: bool = False) -> dict[str, Any]:
 
 def _why(code: int) -> str:
     """Says in a sentence why a process ended."""
-    if code == -getattr(signal, "SIGKILL", 9):
+    # A launcher tells of its killed child by an exit code.
+    if code in _KILLED:
         return (
             "The system ended the worker process, most likely because memory ran out; crop the "
             "images, or register them at a larger voxel size."

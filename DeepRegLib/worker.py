@@ -28,6 +28,7 @@ _SECONDS_BETWEEN_EVENTS = 0.05
 def main() -> int:
     """Runs the worker until its input ends; returns the exit code of the process."""
     sender = _Sender(_claim_stdout())
+    _lower_priority()
     try:
         from . import worker_jobs
     except Exception as error:
@@ -42,6 +43,13 @@ def main() -> int:
     except BrokenPipeError:
         return 0  # The panel is gone, so nobody waits for the rest.
     return 0
+
+
+def _lower_priority() -> None:
+    """Lets the application in front go first, if it asked for that (see `client`)."""
+    wanted = os.environ.get("DEEPREG_NICE", "")
+    if wanted.isdigit() and hasattr(os, "nice"):
+        os.nice(int(wanted))
 
 
 class Worker:

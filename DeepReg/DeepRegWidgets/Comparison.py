@@ -1,8 +1,8 @@
 """Ways to look at a result in the slice views: before, after, flicker, checkerboard and others.
 
 Before, after and flicker only arrange the volumes in the views. The composed pictures go into one
-hidden color volume that is made anew each time, is not saved with the scene, and leaves the user's
-volumes and their display untouched.
+hidden color volume that is made anew each time and leaves the user's volumes and their display
+untouched. It is saved with the scene, so that the scene shows the same again, also without DeepReg.
 """
 
 from __future__ import annotations
@@ -89,13 +89,21 @@ class Comparison:
 
     def close(self) -> None:
         """Stops flickering and removes what it added; the views keep fixed and moved volume."""
-        self._timer.stop()
+        if self._timer is not None:
+            self._timer.stop()
         node = _comparisonNode()
         if node is not None:
             if self.complete:
                 self._arrange("after")
             _remove(node)
         self.view = ""
+
+    def dispose(self) -> None:
+        """Closes it for good; PythonQt would keep it alive by its timer's connection."""
+        self.close()
+        if self._timer is not None:
+            self._timer.disconnect("timeout()", self._flick)
+        self._timer, self._grays = None, {}
 
     def _arrange(self, when: str) -> None:
         foreground = self._moving if when == "before" else self._moved
@@ -184,6 +192,15 @@ class Comparison:
         return grid.resized([max(1, int(n * factor)) for n in grid.shape])
 
 
+def isComparisonShown() -> bool:
+    """Tells whether a slice view shows a composed picture."""
+    node = _comparisonNode()
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return node is not None and any(
+        composite.GetBackgroundVolumeID() == node.GetID() for composite in composites
+    )
+
+
 def _comparisonNode():
     for node in slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode"):
         if node.GetAttribute(_NODE_ATTRIBUTE):
@@ -195,12 +212,10 @@ def _addComparisonNode():
     node = slicer.vtkMRMLVectorVolumeNode()
     node.SetName("DeepReg comparison")
     node.SetAttribute(_NODE_ATTRIBUTE, "1")
-    node.SetSaveWithScene(False)
     node.SetHideFromEditors(True)
     slicer.mrmlScene.AddNode(node)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetSaveWithScene(False)
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(255, 127.5)
     return node

@@ -11,8 +11,8 @@ _PLUGIN = Path(__file__).with_name("DeepRegSubjectHierarchyPlugin.py")
 
 def registerContextMenu() -> None:
     """Adds "Register this with DeepReg…" to the context menu of volumes, once per application."""
-    handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
-    if handler.pluginByName("DeepReg") is not None:
+    # Slicer notes a scripted plugin under the name of its class.
+    if hasattr(slicer, _PLUGIN.stem):
         return
     plugin = slicer.qSlicerSubjectHierarchyScriptedPlugin(None)
     plugin.setPythonSource(str(_PLUGIN))

@@ -56,6 +56,7 @@ class Curve:
             plot.SetWidth(2.0)
             start += len(values)
         chart.RecalculateBounds()
+        self._view.scene().SetDirty(True)
         self._view.update()
 
 

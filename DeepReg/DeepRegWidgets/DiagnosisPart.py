@@ -52,6 +52,11 @@ class DiagnosisPart:
         self._thread.start()
         self._timer.start()
 
+    def close(self) -> None:
+        """Stops waiting for the doctor."""
+        self._timer.stop()
+        self._timer.disconnect("timeout()", self._poll)
+
     def _examine(self) -> None:
         """Runs in a thread: no Qt and no nodes here."""
         try:
@@ -60,7 +65,8 @@ class DiagnosisPart:
             self._findings = [{"name": _("Doctor"), "status": "fail", "text": str(error)}]
 
     def _poll(self) -> None:
-        self._thread.join(0.001)
+        # In Slicer the event loop holds Python's lock; this lets the thread have it.
+        self._thread.join(0.02)
         if self._thread.is_alive():
             return
         self._timer.stop()

@@ -25,6 +25,11 @@ class OutputsPart(Section):
         Section.__init__(self, ui)
         ui.companionsCombo.connect("checkedNodesChanged()", self._onCompanions)
 
+    def hold(self, held: bool) -> None:
+        """Neither shows nor hears anything while the list of nodes is filled anew."""
+        self._updating = held
+        self.update()
+
     def _show(self) -> None:
         self._releaseOtherResults()
         self._showCompanions()

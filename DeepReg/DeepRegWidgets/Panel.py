@@ -44,6 +44,7 @@ class Parts:
         self.nodes.setParameterNode(None)
         self.run.close()
         self.results.close()
+        self.diagnosis.close()
 
 
 def buildParts(ui, logic) -> Parts:

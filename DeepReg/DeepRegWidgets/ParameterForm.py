@@ -77,7 +77,6 @@ class ParameterForm:
         for spec in specs:
             column.addWidget(self._group(spec))
         foot = qt.QHBoxLayout()
-        self._advancedBox.visible = any(advanced)
         foot.addWidget(self._advancedBox)
         foot.addStretch(1)
         self._resetButton = qt.QPushButton(_("Reset all"))
@@ -85,6 +84,7 @@ class ParameterForm:
         self._resetButton.connect("clicked(bool)", lambda checked=False: self.resetAll())
         foot.addWidget(self._resetButton)
         column.addLayout(foot)
+        self._advancedBox.visible = any(advanced)
         self._layout.addWidget(self._content)
         self._showAdvanced(False)
 

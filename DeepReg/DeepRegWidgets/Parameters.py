@@ -129,6 +129,14 @@ class DeepRegParameterNode:
     overlay: str = ""
 
 
+#: Parameters that are nodes.
+NODE_PARAMETERS = (
+    "fixedVolume", "movingVolume", "fixedMask", "movingMask", "fixedPoints", "movingPoints",
+    "fixedLabels", "movingLabels", "initialTransform", "movedVolume", "resultTransform",
+    "inverseTransform",
+)  # fmt: skip
+
+
 def isUntouched(parameterNode) -> bool:
     """Tells whether nothing has been chosen in a parameter set yet."""
     return parameterNode.fixedVolume is None and parameterNode.movingVolume is None

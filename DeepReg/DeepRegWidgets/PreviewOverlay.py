@@ -97,11 +97,9 @@ class _View:
         self._actor.SetMapper(self._mapper)
         self._actor.SetLayerNumber(_LAYER)
         self._actor.SetVisibility(False)
+        window = sliceWidget.sliceView().renderWindow()
+        self._renderer = window.GetRenderers().GetItemAsObject(0)
         self._renderer.AddViewProp(self._actor)
-
-    @property
-    def _renderer(self):
-        return self._widget.sliceView().renderWindow().GetRenderers().GetItemAsObject(0)
 
     def refresh(self, caller=None, event=None) -> None:
         picture = None if self._closed else self._pictureOf(self._node)

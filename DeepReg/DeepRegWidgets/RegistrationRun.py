@@ -34,6 +34,7 @@ from DeepRegLib.job import private_folder
 #: Roles of a hardened copy: what it is a copy of, and the transform that made it.
 COPY_ROLE, MADE_BY_ROLE = "DeepReg.CopyOf", "DeepReg.MadeBy"
 _POLL_MS = 30
+_LEND_SECONDS = 0.015
 _ALL = object()
 
 
@@ -117,8 +118,11 @@ class RegistrationRun:
         """Does what can be done now, without waiting."""
         if self.finished:
             return
-        # Qt's event loop holds Python's lock in Slicer; this lets the reading threads have it.
-        time.sleep(0.001)
+        # Qt's event loop holds Python's lock in Slicer; this lets other threads have it.
+        if self._background is not None and not self._background.done:
+            self._background.join(_LEND_SECONDS)
+        else:
+            time.sleep(0.001)
         try:
             self._step()
         except Exception as error:
@@ -223,7 +227,9 @@ class RegistrationRun:
             self._placement = None
         if self._timer is not None:
             self._timer.stop()
-            self._timer.deleteLater()
+            self._timer.disconnect("timeout()", self.step)
+            # It may be this very timer that is calling: let it go in the next turn.
+            qt.QTimer.singleShot(0, lambda timer=self._timer: None)
             self._timer = None
         if self._background is not None:
             self._background.join()
@@ -279,9 +285,9 @@ class _Background:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def join(self) -> None:
-        """Waits until the files are closed, so that their folder can go."""
-        self._thread.join()
+    def join(self, seconds=None) -> None:
+        """Waits until the files are closed, for so long at most."""
+        self._thread.join(seconds)
 
     @property
     def done(self) -> bool:

@@ -14,7 +14,7 @@ from DeepRegLib.bridge.transforms import warp_as_vtk
 from DeepRegLib.card import card_rows
 from DeepRegLib.errors import DeepRegError
 
-from .Comparison import VIEWS, Comparison
+from .Comparison import VIEWS, Comparison, isComparisonShown
 from .Curve import Curve
 from .Report import HISTORY_ATTRIBUTE, START_ATTRIBUTE, saveReport
 from .Texts import message, verdict
@@ -97,6 +97,11 @@ class ResultsPart:
         if overlay and index > 0:
             self._ui.mapCombo.currentIndex = index
 
+    def restoreComparison(self) -> None:
+        """Takes charge of a composed picture that a loaded scene shows already."""
+        if self._comparison is not None and not self._comparison.view and isComparisonShown():
+            self.restoreView()
+
     def show(self, view: str) -> None:
         """Shows the result in one of `Comparison.VIEWS`."""
         if self._comparison is None:
@@ -115,18 +120,6 @@ class ResultsPart:
         if self._ui.mapCombo.currentIndex > 0:
             self._ui.mapCombo.currentIndex = 0
 
-    def pauseForSaving(self) -> None:
-        """Lets the views show plain volumes while a scene is saved, as nothing else is saved."""
-        if self._comparison is not None and self._comparison.complete:
-            view = self._comparison.view
-            self._comparison.close()
-            self._comparison.view = view
-
-    def resumeAfterSaving(self) -> None:
-        """Shows again what was shown before saving."""
-        if self._comparison is not None and self._comparison.view in VIEWS:
-            self.show(self._comparison.view)
-
     def close(self) -> None:
         """Stops flickering and takes composed pictures away."""
         self._forget()
@@ -138,7 +131,7 @@ class ResultsPart:
 
     def _forget(self) -> None:
         if self._comparison is not None:
-            self._comparison.close()
+            self._comparison.dispose()
         self._comparison = None
         self._shownID = None
         for button in self._buttons.values():

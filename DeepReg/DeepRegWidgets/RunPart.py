@@ -81,6 +81,8 @@ class RunPart:
         """Works for another parameter node; None ends a run that is going on."""
         if parameterNode is None and self._run is not None:
             self._run.cancel()
+        if parameterNode is None:
+            self._request = None
         self._node = parameterNode
         self._lastSentence = None
         self.update()
@@ -341,8 +343,14 @@ class RunPart:
         """Ends a run that is going on and stops all timers."""
         if self._run is not None:
             self._run.cancel()
-        for timer in (self._checkTimer, self._scanTimer, self._clockTimer):
+        for timer, slot in (
+            (self._checkTimer, self.check),
+            (self._scanTimer, self._scan),
+            (self._clockTimer, self._showStatus),
+        ):
             timer.stop()
+            # PythonQt would keep this object alive by the connection.
+            timer.disconnect("timeout()", slot)
 
 
 def _stageTitle(key: str) -> str:

@@ -32,7 +32,7 @@ def registerSampleData() -> None:
             uris=[sampleFile(file).as_uri() for _name, file in chosen],
             fileNames=[file for _name, file in chosen],
             nodeNames=[name for name, _file in chosen],
-            customDownloader=lambda source, pairs=chosen: [_load(*pair) for pair in pairs],
+            customDownloader=lambda source, pairs=chosen: _loadAndShow(pairs),
         )
 
 
@@ -55,6 +55,15 @@ def sampleFile(name: str) -> Path:
             _("The sample file {path} is missing; reinstall DeepReg.").format(path=path)
         )
     return path
+
+
+def _loadAndShow(pairs) -> list:
+    nodes = [_load(*pair) for pair in pairs]
+    slicer.util.setSliceViewerLayers(
+        background=nodes[0], foreground=nodes[1] if len(nodes) > 1 else None,
+        foregroundOpacity=0.5, fit=True, rotateToVolumePlane=True,
+    )  # fmt: skip
+    return nodes
 
 
 def _load(name: str, file: str):

@@ -283,9 +283,10 @@ def census():
     return sorted(n.GetID() for n in nodes), times
 
 
-def in_application(code, seconds=120):
-    """Runs Python in an application of its own, without a panel; returns what it printed."""
-    path = [sys.executable, str(HERE / "run.py"), "--testing", "--no-main-window"]
+def in_application(code, seconds=120, window=False):
+    """Runs Python in an application of its own; returns what it printed."""
+    path = [sys.executable, str(HERE / "run.py"), "--testing"]
+    path += [] if window else ["--no-main-window"]
     text = (
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n{code}\nimport slicer\nslicer.util.exit(0)"
     )

@@ -14,6 +14,7 @@ It touches only the panel and the scene.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -36,6 +37,10 @@ VIEW_CLASSES = (
     "vtkMRMLSliceNode", "vtkMRMLSliceDisplayNode", "vtkMRMLCrosshairNode", "vtkMRMLViewNode",
     "vtkMRMLInteractionNode", "vtkMRMLCameraNode", "vtkMRMLLayoutNode",
 )  # fmt: skip
+
+
+# Other programs' temporary files are no concern of the count at the end.
+tempfile.tempdir = tempfile.mkdtemp(prefix="scenario-")
 
 
 class Failure(Exception):
@@ -120,13 +125,19 @@ def nodes():
     """Modification time of every node that is not a mere view."""
     scene = slicer.mrmlScene
     found = (scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes()))
-    return {n.GetID(): n.GetMTime() for n in found if n.GetClassName() not in VIEW_CLASSES}
+    return {n.GetID(): n.GetMTime() for n in found if isData(n)}
+
+
+def isData(node):
+    """Whether a node is more than a part of a view, which changes with the window."""
+    return node.GetSaveWithScene() and node.GetClassName() not in VIEW_CLASSES
 
 
 def storableStates():
     scene = slicer.mrmlScene
     found = (scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes()))
-    return {n.GetID(): n.GetModifiedSinceRead() for n in found if n.IsA("vtkMRMLStorableNode")}
+    storable = (n for n in found if n.IsA("vtkMRMLStorableNode") and isData(n))
+    return {n.GetID(): n.GetModifiedSinceRead() for n in storable}
 
 
 def temporaries():
@@ -194,7 +205,7 @@ class Scenario:
         check(self.ui.stagesCombo.count == 1, "a rigid registration has one stage")
         combo.setCurrentIndex(combo.findData("greedy"))
         settle()
-        check("→" in self.ui.stagesCombo.currentText, "a deformable one has several")
+        check("\u2192" in self.ui.stagesCombo.currentText, "a deformable one has several")
         self.ui.presetCombo.setCurrentIndex(0)
         self.ui.parametersBox.collapsed = False
         editor = self.panel.parts.algorithm.form.editor("greedy.regularity")
@@ -374,10 +385,11 @@ class Scenario:
         worker = self.workerProcess()
         self.ui.applyButton.click()
         wait(lambda: self.ui.progressBar.value > 0, 60)
-        os.kill(worker.pid, signal.SIGKILL)
+        # PythonSlicer is a launcher; its group holds the interpreter.
+        os.killpg(worker.pid, signal.SIGKILL)
         check(wait(lambda: not self.running, 10), "a killed worker ends the run")
         settle()
-        check("✖" in self.ui.messageLabel.text, f"with a sentence: {self.ui.messageLabel.text}")
+        check("\u2716" in self.ui.messageLabel.text, f"with a sentence: {self.ui.messageLabel.text}")
         check(sorted(nodes()) == before, "and the scene is as it was")
         picture("9-failed")
         self.ui.algorithmCombo.setCurrentIndex(self.ui.algorithmCombo.findData("rigid"))
@@ -385,7 +397,7 @@ class Scenario:
         self.ui.applyButton.click()
         check(wait(lambda: not self.running, 120), "the next run works")
         settle()
-        check("✖" not in self.ui.messageLabel.text, "without a complaint")
+        check("\u2716" not in self.ui.messageLabel.text, "without a complaint")
 
     def workerProcess(self):
         from DeepRegWidgets.Worker import sharedWorker
@@ -503,7 +515,10 @@ def main():
         picture("failure")
         print("The scenario has failed.", flush=True)
         code = 1
+    shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     slicer.util.exit(code)
 
 
+# With --testing the application would end as soon as this file has been read.
+slicer.app.commandOptions().runPythonAndExit = False
 qt.QTimer.singleShot(500, main)

@@ -18,7 +18,8 @@ class CommandOptions:
     def __init__(self, testing: bool) -> None:
         self.testingEnabled = testing
         self.noMainWindow = False
-        self.runPythonAndExit = False
+        # Slicer ends after the script when testing, unless the script says otherwise.
+        self.runPythonAndExit = testing
         self.pythonScript = ""
         self.pythonCode = ""
         self.ignoreSlicerRC = True

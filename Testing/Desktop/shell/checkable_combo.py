@@ -40,6 +40,10 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
                 self._checked -= gone
                 self.checkedNodesChanged.emit()
 
+    def _on_imported(self) -> None:
+        self._checked = set()
+        self.checkedNodesChanged.emit()
+
     def _mark(self) -> None:
         self._combo.blockSignals(True)
         for row in range(self._combo.count):

@@ -122,16 +122,23 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, SceneFollower):
     def _on_scene_changed(self) -> None:
         if not hasattr(self, "_combo"):
             return
+        row = next((n for n, node in enumerate(self._nodes) if node is self._current), 0)
         candidates = self._candidates() if self._scene is not None else []
         if self._scene is not None:
             self._watch(candidates)
         self._nodes = [node for node in candidates if self._accepts(node)]
         if self._current is not None and self._scene is not None:
             if not any(node is self._current for node in self._nodes):
-                self._current = None
+                # As in Slicer, the row that moves up is chosen when the current node is removed.
+                known = self._nodes if not self._scene.IsClosing() else []
+                self._current = known[min(row, len(known) - 1)] if known else None
         if self._current is None and not self.noneEnabled and self._nodes:
             self._current = self._nodes[0]
         self._fill()
+        self._announce()
+
+    def _on_imported(self) -> None:
+        self._current = None
         self._announce()
 
     def _fill(self) -> None:

@@ -47,4 +47,9 @@ class SceneFollower:
         if not Shiboken.isValid(self):
             self._unfollow()
         elif self._scene is not None and not self._scene.IsBatchProcessing():
+            if event == "EndImportEvent":
+                self._on_imported()
             self._on_scene_changed()
+
+    def _on_imported(self) -> None:
+        """Slicer's models remove and add all rows anew after an import."""
