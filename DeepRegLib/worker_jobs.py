@@ -82,7 +82,7 @@ def _register(job: Job, progress: Progress) -> JobEvent:
     )
     folder = Path(job.folder)
     assert result.moved is not None and result.inverse is not None
-    result.extras.update(_maps(result.transform, wanted.get("maps") or ()))
+    result.extras.update(_maps(result.transform, wanted.get("maps") or (), progress))
     returned = _thinned(result.transform, float(wanted.get("grid_spacing_mm") or 0.0))
     images = {"moved": result.moved, **{f"extra_{k}": v for k, v in result.extras.items()}}
     return JobEvent(
@@ -97,12 +97,14 @@ def _register(job: Job, progress: Progress) -> JobEvent:
     )  # fmt: skip
 
 
-def _maps(transform: Transform, names: Sequence[str]) -> dict[str, Image]:
+def _maps(transform: Transform, names: Sequence[str], progress: Progress) -> dict[str, Image]:
     """Returns maps on the fixed grid: ``jacobian``, the volume change fixed to moving."""
     for name in names:
         if name != "jacobian":
             raise ParameterError(f"There is no map '{name}'; there is: jacobian.")
     field = transform.field
+    if names and field is None:
+        progress.message("A linear transform changes the volume alike everywhere; no map was made.")
     if not names or field is None:
         return {}
     scale = float(np.linalg.det(transform.linear[:3, :3]))

@@ -61,7 +61,7 @@ class Curve:
 
 
 def _stages(history):
-    """Yields each stage with its course: 100 at the start of a level, 0 at the level's best.
+    """Yields each stage with its course: 100 at the worst of a level, 0 at the level's best.
 
     Each level compares images of its own, so that its values stand for themselves.
     """
@@ -69,7 +69,7 @@ def _stages(history):
         course = []
         for _level, group in itertools.groupby(entries, key=lambda entry: entry.get("level")):
             values = [float(entry["value"]) for entry in group]
-            gain = values[0] - min(values)
+            gain = max(values) - min(values)
             course += [100.0 * (v - min(values)) / gain if gain > 0 else 0.0 for v in values]
         yield stage, course
 

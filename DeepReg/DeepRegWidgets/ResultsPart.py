@@ -171,6 +171,7 @@ class ResultsPart:
         self._comparison = Comparison(
             fixed, moving, transform, moved, None if start is None else warp_as_vtk(start)
         )
+        self._comparison.setBlend(self._ui.blendSlider.value)
         combo = self._ui.mapCombo
         combo.clear()
         combo.addItem(_("None"), "")
@@ -189,8 +190,8 @@ class ResultsPart:
         kind = self._ui.mapCombo.itemData(index)
         self._node.overlay = kind or ""
         if not kind:
-            if self._comparison.view:
-                self._comparison.show(self._comparison.view)
+            if not self._comparison.view:
+                self.show(self._node.view if self._node.view in VIEWS else "after")
             return
         transform = self._node.resultTransform
         self._comparison.close()

@@ -48,6 +48,7 @@ class RunPart:
         self._stage = ""
         #: Where "automatic" runs, as far as a run has told.
         self._knownDevice = "cpu"
+        self._engine = ""
         self._cache = preflight.VolumeCache()
         self._blocked = True
         self._lastSentence = None
@@ -104,7 +105,8 @@ class RunPart:
         self._ui.applyButton.enabled = not self._blocked
         self._ui.applyButton.text = self._invitation()
         self._ui.applyButton.toolTip = errors[0] if errors else _("Start the registration.")
-        lines = [message("error", text) for text in errors]
+        # What is missing stands on the button already.
+        lines = [] if missing else [message("error", text) for text in errors]
         lines += [message(f.level, f.text) for f in findings if f.level != "error"]
         if self._lastSentence is not None:
             lines.insert(0, message(*self._lastSentence))
@@ -249,6 +251,8 @@ class RunPart:
         self._setInputsEnabled(False)
         self._overlay = PreviewOverlay(self._request.fixed, self._request.moving)
         self._log(_("Starting"))
+        if self._engine and self._logic.workerIsWarm():
+            self._log(self._engine)
         self._showStatus()
         self._clockTimer.start()
 
@@ -271,7 +275,8 @@ class RunPart:
             text = _("Running on {device}, PyTorch {version}")
             device = event.data.get("device", "?")
             self._knownDevice = "cuda" if device.startswith("cuda") else "cpu"
-            self._log(text.format(device=device, version=versions.get("torch", "?")))
+            self._engine = text.format(device=device, version=versions.get("torch", "?"))
+            self._log(self._engine)
         elif event.kind == "stage":
             self._stage = _stageTitle(event.stage)
             self._log(self._stage)

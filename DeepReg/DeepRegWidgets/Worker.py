@@ -31,6 +31,16 @@ def sharedWorker() -> WorkerProcess:
     return _worker
 
 
+def workerLog() -> list:
+    """Returns the last lines that the worker wrote; none if there is no worker."""
+    return [] if _worker is None else _worker.log
+
+
+def isWarm() -> bool:
+    """Tells whether the worker process runs."""
+    return _worker is not None and _worker.alive
+
+
 def closeWorker() -> None:
     """Ends the worker and frees its memory; the next run starts a new one."""
     global _worker

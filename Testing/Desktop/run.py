@@ -63,9 +63,8 @@ def run_script(options: argparse.Namespace) -> None:
             runpy.run_path(str(options.python_script), run_name="__main__")
         if options.python_code:
             exec(options.python_code, {"__name__": "__main__"})
-        if slicer.app.commandOptions().runPythonAndExit and (
-            options.python_script or options.python_code
-        ):
+        given = options.python_script or options.python_code
+        if given and slicer.app.commandOptions().runPythonAndExit:
             slicer.util.exit(0)
     except Exception:
         traceback.print_exc()

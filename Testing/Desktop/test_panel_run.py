@@ -75,7 +75,6 @@ def test_full_run(panel):
     assert ui.verdictLabel.text != "No result yet." and not ui.resultsButton.collapsed
 
 
-@pytest.mark.xfail(strict=True, reason="a warm worker does not say again where it runs")
 def test_log_of_each_run_names_the_device(panel):
     desk.prepare(panel)
     for _number in range(2):

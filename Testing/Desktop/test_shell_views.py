@@ -241,6 +241,7 @@ def test_run_script_exits_with_the_code_of_the_script(application, tmp_path):
         "    assert 'TinyModule' in slicer.util.moduleNames()\n"
         "    assert slicer.modules.TinyModuleInstance.started == 1\n"
         "    slicer.util.exit(7)\n"
+        "slicer.app.commandOptions().runPythonAndExit = False\n"
         "qt.QTimer.singleShot(50, work)\n"
     )
     here = Path(__file__).resolve().parent
