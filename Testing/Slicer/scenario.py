@@ -101,11 +101,11 @@ def wait(condition, seconds):
     return True
 
 
-def picture(name):
+def picture(name, widget=None):
     settle(0.6)
     if PICTURES:
         Path(PICTURES).mkdir(parents=True, exist_ok=True)
-        slicer.util.mainWindow().grab().save(str(Path(PICTURES) / f"{name}.png"))
+        (widget or slicer.util.mainWindow()).grab().save(str(Path(PICTURES) / f"{name}.png"))
 
 
 def pixels(view="Red"):
@@ -336,7 +336,7 @@ class Scenario:
         self.ui.mapCombo.setCurrentIndex(0)
         self.ui.checkerboardButton.click()
         self.ui.curveBox.collapsed = False
-        picture("8-curve")
+        picture("8-curve", self.ui.resultsButton)
         self.ui.curveBox.collapsed = True
 
     def followCompanions(self):
