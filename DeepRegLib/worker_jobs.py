@@ -23,6 +23,7 @@ from .inputs import as_image, as_labels, paired_points, to_array
 from .job import IDENTITY, ArrayFile, Job, JobEvent, TransformFile
 from .operations import carry_points_ras, choose_interpolation, measure, warp_image
 from .registration.base import Image, ImagePair, Progress
+from .registration.preprocess import object_region
 
 #: Most voxels of a preview.
 _PREVIEW_VOXELS = 300_000
@@ -82,7 +83,7 @@ def _register(job: Job, progress: Progress) -> JobEvent:
     )
     folder = Path(job.folder)
     assert result.moved is not None and result.inverse is not None
-    result.extras.update(_maps(result.transform, wanted.get("maps") or (), progress))
+    result.extras.update(_maps(result.transform, wanted.get("maps") or (), pair.fixed, progress))
     returned = _thinned(result.transform, float(wanted.get("grid_spacing_mm") or 0.0))
     images = {"moved": result.moved, **{f"extra_{k}": v for k, v in result.extras.items()}}
     return JobEvent(
@@ -97,8 +98,13 @@ def _register(job: Job, progress: Progress) -> JobEvent:
     )  # fmt: skip
 
 
-def _maps(transform: Transform, names: Sequence[str], progress: Progress) -> dict[str, Image]:
-    """Returns maps on the fixed grid: ``jacobian``, the volume change fixed to moving."""
+def _maps(
+    transform: Transform, names: Sequence[str], fixed: Image, progress: Progress
+) -> dict[str, Image]:
+    """Returns maps on the fixed grid: ``jacobian``, the volume change fixed to moving.
+
+    Around the object of the fixed image, where there is no tissue to change, the map is 1.
+    """
     for name in names:
         if name != "jacobian":
             raise ParameterError(f"There is no map '{name}'; there is: jacobian.")
@@ -109,6 +115,7 @@ def _maps(transform: Transform, names: Sequence[str], progress: Progress) -> dic
         return {}
     scale = float(np.linalg.det(transform.linear[:3, :3]))
     determinant = jacobian_determinant(field.displacement)[:, None] * scale
+    determinant = torch.where(object_region(fixed), determinant, torch.ones_like(determinant))
     return {"jacobian": Image(determinant.float(), field.grid)}
 
 

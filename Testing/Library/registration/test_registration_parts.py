@@ -17,6 +17,7 @@ from DeepRegLib.registration.preprocess import (
     level_grid,
     make_level,
     mask_on_grid,
+    object_region,
     otsu_threshold,
     rescale_intensity,
 )
@@ -268,3 +269,18 @@ def test_images_far_apart_and_turned_are_found(grid_pair):
     points = np.array([[0.0, 0.0, 0.0], [20.0, 0.0, 0.0], [0.0, 25.0, 0.0], [0.0, 0.0, 20.0]])
     expected = points @ motion[:3, :3].T + motion[:3, 3]
     assert np.abs(result.transform.map_points_ras(points) - expected).max() < 0.7
+
+
+def test_object_region_holds_what_the_object_encloses():
+    """A shell with a dark middle, on an oblique, anisotropic grid."""
+    grid = make_grid("oblique", (30, 40, 50), (4.0, 2.5, 2.0))
+    points = grid.to_ras(np.moveaxis(np.indices(grid.shape), 0, -1)) - grid.center_ras
+    radius = np.linalg.norm(points, axis=-1)
+    shell = ((radius > 14) & (radius < 32)).astype(np.float32) * 100
+    region = object_region(Image.from_array(shell, grid)).numpy()[0, 0]
+    assert region[(radius > 14) & (radius < 32)].all()
+    gaps = shell.copy()
+    cleft = (np.abs(points[..., 0]) < 6) & (radius > 18) & (radius < 26)
+    gaps[cleft] = 0  # dark, inside the shell
+    assert object_region(Image.from_array(gaps, grid)).numpy()[0, 0][cleft].all()
+    assert not region[radius > 32 + 3 * 4.0].any()
