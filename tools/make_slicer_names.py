@@ -15,7 +15,6 @@ import re
 import subprocess
 import sys
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,19 +51,9 @@ def main() -> None:
         "ctk": "" if ctk is None else ctk.revision(),
         "uses": {n: {"kind": k, "source": finder.source_of(n)} for n, k in sorted(kinds.items())},
     }
-    if find_spec("used_names") is not None:
-        table["names"] = _names_only(finder)
     missing = [name for name, entry in table["uses"].items() if not entry["source"]]
     TARGET.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(f"{len(kinds)} names, {len(missing)} without a source: {', '.join(missing)}")
-
-
-def _names_only(finder: _Finder) -> dict[str, str]:
-    """The shorter list that `test_used_names` reads."""
-    from used_names import in_source
-
-    names = {use.name for text in panel().values() for use in in_source(text)}
-    return {name: finder.source_of(name) for name in sorted(names)}
 
 
 class _Repository:

@@ -38,7 +38,13 @@ class PreviewOverlay:
         self._fixed, self._moving = fixed, moving
         self._transform = None
         self._views = {}
+        self._waiting = []
         self.shown = 0
+        # One timer of its own: Slicer never deletes those of qt.QTimer.singleShot.
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(0)
+        self._timer.connect("timeout()", self._drawNext)
 
     def show(self, linear, deformation=None, grid=None) -> None:
         """Shows p -> linear(p + deformation(p)), fixed to moving, RAS mm, in all slice views.
@@ -52,15 +58,29 @@ class PreviewOverlay:
         for name in manager.sliceViewNames():
             if name not in self._views:
                 self._views[name] = _View(manager.sliceWidget(name), self._pictureOf)
-            qt.QTimer.singleShot(0, self._views[name].refresh)
+        self._waiting = list(self._views.values())
+        self._timer.start()
         self.shown += 1
+
+    def _drawNext(self) -> None:
+        if self._waiting:
+            self._waiting.pop(0).refresh()
+        if self._waiting:
+            self._timer.start()
 
     def close(self) -> None:
         """Takes the pictures away."""
         for view in self._views.values():
             view.close()
-        self._views = {}
+        self._timer.stop()
+        self._views, self._waiting = {}, []
         self._transform = None
+
+    def dispose(self) -> None:
+        """Closes it for good; PythonQt would keep it and the volumes alive by the connection."""
+        self.close()
+        self._timer.disconnect("timeout()", self._drawNext)
+        self._fixed = self._moving = None
 
     def _pictureOf(self, sliceNode):
         """Returns the picture (height, width, 3) of a slice view, its first row at the bottom."""

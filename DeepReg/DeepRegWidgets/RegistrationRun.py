@@ -95,7 +95,8 @@ class RegistrationRun:
         self._background = _Background(lambda: collected.save(self._folder.name))
         self._step = self._submitWhenSaved
         if byTimer:
-            self._timer = qt.QTimer()
+            # With a parent it outlives its last call, from which the run may end.
+            self._timer = qt.QTimer(slicer.app)
             self._timer.setInterval(_POLL_MS)
             self._timer.connect("timeout()", self.step)
             self._timer.start()
@@ -228,8 +229,7 @@ class RegistrationRun:
         if self._timer is not None:
             self._timer.stop()
             self._timer.disconnect("timeout()", self.step)
-            # It may be this very timer that is calling: let it go in the next turn.
-            qt.QTimer.singleShot(0, lambda timer=self._timer: None)
+            self._timer.deleteLater()
             self._timer = None
         if self._background is not None:
             self._background.join()

@@ -226,7 +226,10 @@ class ResultsPart:
         """Turns and fits the views to the fixed volume, unless they show it already."""
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if all(node.GetBackgroundVolumeID() != fixed.GetID() for node in composites):
-            slicer.util.setSliceViewerLayers(background=fixed, fit=True, rotateToVolumePlane=True)
+            hasViews = slicer.app.layoutManager() is not None
+            slicer.util.setSliceViewerLayers(
+                background=fixed, fit=True, rotateToVolumePlane=hasViews
+            )
 
 
 def _mapTitles() -> dict:

@@ -259,7 +259,7 @@ class RunPart:
     def _finish(self) -> None:
         self._clockTimer.stop()
         if self._overlay is not None:
-            self._overlay.close()
+            self._overlay.dispose()
         self._overlay = self._run = None
         self._ui.stopButton.visible = False
         self._ui.progressBar.visible = self._ui.statusLabel.visible = False

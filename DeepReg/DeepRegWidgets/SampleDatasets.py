@@ -61,7 +61,8 @@ def _loadAndShow(pairs) -> list:
     nodes = [_load(*pair) for pair in pairs]
     slicer.util.setSliceViewerLayers(
         background=nodes[0], foreground=nodes[1] if len(nodes) > 1 else None,
-        foregroundOpacity=0.5, fit=True, rotateToVolumePlane=True,
+        foregroundOpacity=0.5, fit=True,
+        rotateToVolumePlane=slicer.app.layoutManager() is not None,
     )  # fmt: skip
     return nodes
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UI = ROOT / "DeepReg" / "Resources" / "UI" / "DeepReg.ui"
 MODULES = ("qt", "ctk", "slicer", "SampleData", "SubjectHierarchyPlugins")
 
-#: What calls return, by name; ``self.parent`` of the module's classes stands here, too.
+#: What calls return, by name; what the module's classes find in ``self.parent``, too.
 RETURNS = {
     "slicer.app.commandOptions": "slicer.qSlicerCommandOptions",
     "slicer.app.layoutManager": "slicer.qSlicerLayoutManager",
@@ -35,6 +35,7 @@ RETURNS = {
     "slicer.util.loadVolume": "slicer.vtkMRMLVolumeNode",
     "slicer.util.loadUI": "slicer.qMRMLWidget",
     "slicer.util.childWidgetVariables": "ui",
+    "ctk.ctkCollapsibleGroupBox.layout": "qt.QVBoxLayout",
     "qt.QComboBox.model": "qt.QStandardItemModel",
     "qt.QStandardItemModel.item": "qt.QStandardItem",
     "qt.QStandardItem.font": "qt.QFont",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from name_flow import MODULES, ROOT, Flow, Known
 
+_CONNECTING = ("connect", "disconnect")
+
 
 @dataclass(frozen=True, order=True)
 class Use:
@@ -89,7 +91,9 @@ class _File(Flow):
             keywords = tuple(k.arg or "**" for k in parent.keywords)
         elif isinstance(node.ctx, ast.Store):
             how = "assigned"
-        elif isinstance(parent, (ast.Call, ast.keyword, ast.Tuple, ast.ClassDef, ast.Attribute)):
+        elif isinstance(parent, ast.Attribute):
+            how = "passed" if parent.attr in (*_CONNECTING, "emit") else "read"
+        elif isinstance(parent, (ast.Call, ast.keyword, ast.Tuple, ast.ClassDef)):
             how = "passed"
         for name in names:
             among = tuple(sorted(other for other in names if other != name))
@@ -98,10 +102,7 @@ class _File(Flow):
     def _signal(self, node: ast.Call) -> Iterator[Use]:
         """``button.connect("clicked(bool)", f)``."""
         function = node.func
-        isConnect = isinstance(function, ast.Attribute) and function.attr in (
-            "connect",
-            "disconnect",
-        )
+        isConnect = isinstance(function, ast.Attribute) and function.attr in _CONNECTING
         if not isConnect or not node.args or not isinstance(node.args[0], ast.Constant):
             return
         names = {n.rpartition(".")[0] for n in self.full_names(function)}
@@ -115,13 +116,8 @@ class _File(Flow):
         """How many arguments a slot cannot do without."""
         scopes = self.targets_of(slot)
         nodes = [s.node for s in scopes] or ([slot] if isinstance(slot, ast.Lambda) else [])
-        counts = [
-            len(n.args.args)
-            - len(n.args.defaults)
-            - (n.args.args[:1] != [] and n.args.args[0].arg == "self")
-            for n in nodes
-        ]
-        return max(counts, default=0)
+        needed = (n.args.args[: len(n.args.args) - len(n.args.defaults)] for n in nodes)
+        return max((sum(a.arg != "self" for a in arguments) for arguments in needed), default=0)
 
     def _place(self, node: ast.AST) -> str:
         return f"{self.path}:{node.lineno}"

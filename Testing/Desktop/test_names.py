@@ -69,6 +69,7 @@ def test_most_of_the_panel_is_followed():
         ("def f(ui):\n    ui.applyButton.setText = 'x'", "not to be assigned"),
         ("def f(ui):\n    ui.applyButton.setText()", "wants a value"),
         ("def f(ui):\n    if ui.fixedSelector.currentNode is None: pass", "has to be called"),
+        ("def f(ui):\n    return g(ui.fixedSelector.currentNode.GetID())", "has to be called"),
         ("def f(ui):\n    combo = ui.presetCombo\n    combo.addItemm('x')", "does not exist"),
         ("def f(ui):\n    for b in (ui.stopButton, ui.rerunButton): b.shown = 1", "does not exist"),
         ("def f(ui):\n    getattr(ui, 'stopButton').shown = True", "does not exist"),
@@ -119,6 +120,7 @@ def test_bad_names_are_caught(snippet, complaint):
         "def f(ui):\n    ui.applyButton.text = ui.presetCombo.currentText",
         "def f(ui):\n    ui.swapButton.connect('clicked(bool)', lambda checked=False, v=1: v)",
         "def f(ui):\n    other.connect('clicked(bool)', ui.applyButton.click)",
+        "def f(ui):\n    ui.applyButton.clicked.connect(g)",
         "slicer.util.setSliceViewerLayers(background=None, fit=True)",
         "def f(n):\n    e = qt.QLabel() if n else qt.QSpinBox()\n    e.value = 1",
         "def f(n):\n    if n:\n        e = qt.QLabel()\n    else:\n        e = qt.QSpinBox()\n"
