@@ -103,6 +103,16 @@ SPEC = AlgorithmSpec(
             advanced=True,
         ),
         Parameter(
+            name="lattice",
+            default=2,
+            minimum=1,
+            maximum=4,
+            unit="voxel",
+            presets={"accurate": 1},
+            help="Spacing of the deformation in voxels of the images of a level.",
+            advanced=True,
+        ),
+        Parameter(
             name="step",
             default=1.0,
             minimum=0.05,

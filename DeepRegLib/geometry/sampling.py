@@ -20,6 +20,8 @@ Padding = Literal["border", "fill"]
 _POLE = 3.0**0.5 - 2.0
 #: Terms of the prefilter kept on each side: 0.27^18 is below the resolution of float32.
 _PREFILTER_RADIUS = 18
+#: Numbers of a sampling grid below which cutting it up for the threads does not pay.
+_LEAST_PARALLEL = 100_000
 
 
 def voxel_coordinates(
@@ -198,17 +200,49 @@ def _sample_linear(image: Tensor, coordinates: Tensor) -> Tensor:
     if dtype not in (torch.float32, torch.float64):
         image = image.float()
     # grid_sample wants (x, y, z), the reverse of the tensor axes, in [-1, 1] over the extent.
-    grid = torch.stack(
-        [
+    if coordinates.requires_grad:
+        parts = [
             coordinates[:, axis].to(image.dtype) * (2.0 / size) + (1.0 / size - 1.0)
             for axis, size in reversed(list(enumerate(image.shape[2:])))
-        ],
-        dim=-1,
+        ]
+        grid = torch.stack(parts, dim=-1)
+    else:
+        shape = (coordinates.shape[0], *coordinates.shape[2:], 3)
+        grid = torch.empty(shape, dtype=image.dtype, device=image.device)
+        for axis, size in enumerate(image.shape[2:]):
+            part = grid[..., 2 - axis]
+            torch.mul(coordinates[:, axis], 2.0 / size, out=part).add_(1.0 / size - 1.0)
+    return _grid_sample(image, grid).to(dtype)
+
+
+def _grid_sample(image: Tensor, grid: Tensor) -> Tensor:
+    """Samples linearly with a repeated edge; on the CPU with all threads.
+
+    PyTorch's CPU kernel works on the images of a batch in parallel, and on one image with one
+    thread only. So the output of one image is cut into slabs that pose as a batch.
+    """
+    slabs = torch.get_num_threads() if image.device.type == "cpu" and image.shape[0] == 1 else 1
+    thickness = grid.shape[1] // slabs
+    if slabs == 1 or thickness == 0 or grid.numel() < _LEAST_PARALLEL:
+        return F.grid_sample(
+            image, grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
+    cut = slabs * thickness
+    batch = grid[0, :cut].reshape(slabs, thickness, *grid.shape[2:])
+    parts = F.grid_sample(
+        image.expand(slabs, *image.shape[1:]),
+        batch,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )
-    samples = F.grid_sample(
-        image, grid, mode="bilinear", padding_mode="border", align_corners=False
+    samples = parts.transpose(0, 1).reshape(1, image.shape[1], cut, *grid.shape[2:4])
+    if cut == grid.shape[1]:
+        return samples
+    rest = F.grid_sample(
+        image, grid[:, cut:], mode="bilinear", padding_mode="border", align_corners=False
     )
-    return samples.to(dtype)
+    return torch.cat([samples, rest], dim=2)
 
 
 def _sample_nearest(image: Tensor, coordinates: Tensor) -> Tensor:

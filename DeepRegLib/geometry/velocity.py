@@ -34,3 +34,28 @@ def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
     for _ in range(steps):
         displacement = compose_displacements(displacement, displacement)
     return displacement
+
+
+def logarithm(displacement: Tensor, iterations: int = 10) -> Tensor:
+    """Finds the stationary velocity whose exponential is a displacement, as near as there is one.
+
+    Fixed-point iteration v <- v + (exp(-v) o phi - id), from the first terms of the
+    Baker-Campbell-Hausdorff series (Bossa et al. 2007, doi:10.1007/978-3-540-75757-3_81).
+
+    Args:
+        displacement: (B, 3, D, H, W) in voxels, of an invertible deformation.
+        iterations: Number of iterations.
+
+    Returns:
+        Velocity of the same shape and units; the best met.
+    """
+    velocity = best = displacement
+    least = float("inf")
+    for _ in range(iterations):
+        residual = compose_displacements(exponential(-velocity), displacement)
+        error = float(residual.square().mean())
+        if error >= least:
+            break
+        best, least = velocity, error
+        velocity = velocity + residual
+    return best

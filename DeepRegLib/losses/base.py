@@ -34,6 +34,19 @@ class Similarity:
             (gradient,) = torch.autograd.grad(value, variable)
         return value.detach(), gradient
 
+    def value_and_both_gradients(
+        self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the value and its gradients with respect to `fixed` and to `moved`.
+
+        For symmetric registration. This default holds for similarities that do not change when
+        both images trade places, which all of this package are (mutual information up to its
+        binning).
+        """
+        value, by_moved = self.value_and_gradient(fixed, moved, mask)
+        _, by_fixed = self.value_and_gradient(moved, fixed, mask)
+        return value, by_fixed, by_moved
+
     def prepare(self, image: Tensor) -> Tensor:
         """Returns the features that are compared in place of an image; the image by default.
 

@@ -149,3 +149,18 @@ def _linear_field(grid):
     index = np.moveaxis(np.indices(grid.shape), 0, -1)
     vectors = (grid.to_ras(index) - center) @ gradient.T
     return Field.from_ras_mm(torch.from_numpy(np.moveaxis(vectors, -1, 0)[None]), grid)
+
+
+def test_logarithm_undoes_the_exponential():
+    from DeepRegLib.geometry.field import fade_window
+    from DeepRegLib.geometry.sampling import gaussian_smooth
+    from DeepRegLib.geometry.velocity import exponential, logarithm
+
+    shape = (26, 30, 22)
+    noise = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(5))
+    velocity = gaussian_smooth(noise, 4.0) * fade_window(shape, 10)
+    velocity = velocity * (3.0 / velocity.abs().max())
+    displacement = exponential(velocity)
+    found = exponential(logarithm(displacement))
+    before = (displacement - exponential(displacement)).abs().mean()
+    assert float((found - displacement).abs().mean()) < 0.1 * float(before)

@@ -240,7 +240,8 @@ def _pulled(transform, pair):
 def _settings(**changes):
     values = {
         "similarity": "auto", "radius": 2, "factors": (2, 1), "iterations": (30, 20), "step": 1.0,
-        "update_sigma": 1.7, "field_sigma": 0.7, "tolerance": 0.0, "finest_mm": 0.0,
+        "update_sigma": 1.7, "field_sigma": 0.7, "volume_weight": 0.1, "lattice": 1,
+        "tolerance": 0.0, "finest_mm": 0.0,
     }  # fmt: skip
     return DenseSettings(**{**values, **changes})
 

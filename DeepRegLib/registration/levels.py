@@ -1,0 +1,186 @@
+"""Both images of a pair at one resolution, and the coarser grid that their deformation lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry.field import Field
+from ..geometry.grid import Grid, Matrix
+from ..geometry.sampling import apply_matrix, inside_image, sample, voxel_coordinates
+from ..losses.base import Similarity
+from .base import ImagePair
+from .preprocess import make_level, mask_on_grid, rescale_intensity
+
+
+@dataclass(frozen=True, eq=False)
+class PairLevel:
+    """Both images at one resolution.
+
+    Convention:
+        `fixed` is (1, C, *grid.shape); `moving` has a grid of its own, which `to_moving` leads to
+        from voxels of `grid`. Intensities run from 0 to 1. Masks are weights of the same grids.
+
+    Args:
+        fixed: Fixed image.
+        moving: Moving image.
+        fixed_mask: Where the fixed image counts; everywhere if None.
+        moving_mask: Where the moving image counts; everywhere if None.
+        grid: Grid of the fixed image.
+        to_moving: Voxel of `grid` to voxel of the moving image, by the linear part alone.
+        partial: Whether the moving image may end inside the fixed one.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None
+    moving_mask: Tensor | None
+    grid: Grid
+    to_moving: Matrix
+    partial: bool
+
+    @classmethod
+    def of(cls, pair: ImagePair, linear: Matrix, spacing_mm: float) -> PairLevel:
+        """Smooths and resamples a pair to about a spacing.
+
+        The moving image is smoothed to the same resolution, but never below its own.
+        """
+        fixed_mask = mask_on_grid(pair.fixed_mask, pair.fixed.grid, pair.device)
+        moving_mask = mask_on_grid(pair.moving_mask, pair.moving.grid, pair.device)
+        fixed_data = rescale_intensity(pair.fixed.data, fixed_mask)
+        moving_data = rescale_intensity(pair.moving.data, moving_mask)
+        fixed = make_level(fixed_data, pair.fixed.grid, spacing_mm)
+        moving = make_level(moving_data, pair.moving.grid, spacing_mm)
+        to_moving = fixed.grid.voxel_to_voxel(moving.grid, linear)
+        corners = fixed.grid.to_voxel(fixed.grid.corners_ras()) @ to_moving[:3, :3].T
+        corners = corners + to_moving[:3, 3]
+        beyond = (corners < -0.6).any() or (corners > np.array(moving.grid.shape) - 0.4).any()
+        if fixed_mask is not None:
+            fixed_mask = make_level(fixed_mask, pair.fixed.grid, spacing_mm).data
+        if moving_mask is not None:
+            moving_mask = make_level(moving_mask, pair.moving.grid, spacing_mm).data
+        return cls(
+            fixed.data, moving.data, fixed_mask, moving_mask, fixed.grid, to_moving, bool(beyond)
+        )
+
+    def with_features(self, similarity: Similarity) -> PairLevel:
+        """Replaces the images by the features that a similarity compares, if it compares features.
+
+        Features such as MIND are not invariant to rotation, so they are taken from the moving
+        image after the linear map, on the fixed grid.
+        """
+        if type(similarity).prepare is Similarity.prepare:
+            return self
+        where = apply_matrix(self.to_moving, voxel_coordinates(self.grid.shape, self.fixed.device))
+        aligned = sample(self.moving, where)
+        mask = self.moving_mask
+        if mask is not None or self.partial:
+            inside = inside_image(where, self.moving.shape[2:]).float()
+            mask = inside if mask is None else inside * sample(mask, where)
+        return replace(
+            self,
+            fixed=similarity.prepare(self.fixed),
+            moving=similarity.prepare(aligned),
+            moving_mask=mask,
+            to_moving=np.eye(4),
+            partial=False,
+        )
+
+    def pull_moving(self, where: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the moving image at voxels (1, 3, *out) of `grid`, and its weight there.
+
+        The weight is None where everything counts.
+        """
+        if not np.array_equal(self.to_moving, np.eye(4)):
+            where = apply_matrix(self.to_moving, where)
+        mask = None
+        if self.moving_mask is not None:
+            mask = sample(self.moving_mask, where)
+        if self.partial:
+            inside = inside_image(where, self.moving.shape[2:]).to(self.moving.dtype)
+            mask = inside if mask is None else mask * inside
+        return sample(self.moving, where), mask
+
+    def pull_fixed(self, where: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the fixed image at voxels (1, 3, *out) of `grid`, and its weight there."""
+        mask = None if self.fixed_mask is None else sample(self.fixed_mask, where)
+        return sample(self.fixed, where), mask
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The grid that a deformation lives on while images are compared on a finer one.
+
+    A deformation is smooth, so every second voxel of the images holds it, at an eighth of the
+    cost. Voxels of `grid` are exactly `factors` voxels of `image_grid` wide; the last may reach
+    beyond the images.
+
+    Args:
+        image_grid: Grid of the images.
+        grid: Grid of the displacement.
+        factors: Voxels of the images per voxel of the displacement along each tensor axis.
+    """
+
+    image_grid: Grid
+    grid: Grid
+    factors: tuple[int, int, int]
+
+    @classmethod
+    def over(cls, grid: Grid, factor: int) -> Lattice:
+        """Returns the lattice over a grid; axes of thick slices or few voxels stay as fine."""
+        finest = min(grid.spacing_mm)
+        a, b, c = (
+            max(1, min(round(factor * finest / s), n // 4))
+            for s, n in zip(grid.spacing_mm, grid.shape)
+        )
+        shape = tuple(-(-n // f) for n, f in zip(grid.shape, (a, b, c)))
+        cover = grid.cropped((0, 0, 0), tuple(n * f for n, f in zip(shape, (a, b, c))))  # type: ignore[arg-type]
+        return cls(grid, cover.resized(shape), (a, b, c))
+
+    @property
+    def relative(self) -> np.ndarray:
+        """Spacing of the lattice in units of its smallest."""
+        return np.array(self.grid.spacing_mm) / min(self.grid.spacing_mm)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the displacement's grid."""
+        return self.grid.shape
+
+    def carried(self, field: Field | None, device: torch.device) -> Tensor:
+        """Returns a field of any grid as a displacement (1, 3, *shape) of this lattice."""
+        if field is None:
+            return Field.identity(self.grid, device).displacement
+        return field.to(device).on_grid(self.grid).displacement
+
+    def refined(self, displacement: Tensor) -> Tensor:
+        """Returns a displacement of the lattice in voxels of the images, (1, 3, *image shape)."""
+        if self.factors == (1, 1, 1):
+            return displacement
+        cover = [n * f for n, f in zip(self.shape, self.factors)]
+        fine = F.interpolate(displacement, size=cover, mode="trilinear", align_corners=False)
+        for axis, factor in enumerate(self.factors):
+            if factor > 1:
+                fine[:, axis].mul_(factor)
+        a, b, c = self.image_grid.shape
+        return fine[:, :, :a, :b, :c]
+
+    def gathered(self, gradient: Tensor) -> Tensor:
+        """Averages a map of the images' grid (1, C, *image shape) over each lattice voxel."""
+        if self.factors == (1, 1, 1):
+            return gradient
+        rest = [(0, n * f - m) for n, f, m in zip(self.shape, self.factors, self.image_grid.shape)]
+        if any(after for _, after in rest):
+            gradient = F.pad(gradient, [side for pair in reversed(rest) for side in pair])
+        return F.avg_pool3d(gradient, self.factors)
+
+
+def level_spacings(finest_mm: float, factors: Sequence[int], spacing_mm: Sequence[float]) -> list:
+    """Returns the voxel size of each level in mm, the finest at least that of the image."""
+    finest = max(min(spacing_mm), finest_mm)
+    return [factor * finest for factor in factors]
