@@ -1,0 +1,55 @@
+"""Registers one pair with DeepRegLib, under the same conditions as the peers.
+
+The variant is ``stages:preset``, such as ``rigid+affine+greedy:balanced``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from protocol import Job, Outcome, Stopwatch, main, peak_memory_mb
+
+
+def run(job: Job) -> Outcome:
+    """Registers the pair of a job and inverts the result."""
+    import SimpleITK as sitk
+    import torch
+
+    # Settings and the algorithms' code are those of the other benchmarks.
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+    from common import DeepRegLib, ImagePair, read_image, register
+
+    from DeepRegLib.geometry.inverse import invert
+    from DeepRegLib.io.itk_transform import write_displacement
+
+    torch.set_num_threads(job.threads)
+    algorithm, _, preset = job.variant.partition(":")
+    settings: dict[str, object] = {}
+    if job.modality == "different" and "greedy" in algorithm:
+        settings["modality"] = "different"
+    if job.aligned:
+        settings["initialization"] = "stored"
+    pair = ImagePair(read_image(job.fixed), read_image(job.moving))
+    watch = Stopwatch()
+    with watch.step("registration"):
+        result, _ = register(pair, algorithm, preset or "balanced", **settings)
+    with watch.step("inverse"):
+        inverse, _ = invert(result.transform, pair.moving.grid)
+    peak = peak_memory_mb()
+    forward, back = job.out / "forward.nrrd", job.out / "inverse.nrrd"
+    write_displacement(result.transform, forward, pair.fixed.grid)
+    write_displacement(inverse, back, pair.moving.grid)
+    if result.transform.is_linear:
+        (job.out / "linear.txt").write_text(
+            "\n".join(" ".join(f"{v:.12g}" for v in row) for row in result.transform.linear)
+        )
+    settings["stages"] = result.seconds
+    name = f"DeepRegLib {DeepRegLib.__version__}, torch {version('torch')}"
+    images = [sitk.ReadImage(str(path)) for path in (forward, back)]
+    return Outcome(images[0], name, watch.seconds, peak, images[1], settings)
+
+
+if __name__ == "__main__":
+    main(run)
