@@ -17,6 +17,20 @@ from DeepRegLib.geometry.sampling import (
     voxel_coordinates,
 )
 
+
+def plain(function):
+    """The library's function with the kernels switched off: torch is the reference."""
+
+    def call(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DEEPREG_TRITON", "0")
+            return function(*args)
+
+    return call
+
+
+sample, gaussian_smooth = plain(sample), plain(gaussian_smooth)
+compose_displacements = plain(compose_displacements)
 SHAPE, OTHER = (7, 10, 13), (5, 8, 11)
 #: Oblique, anisotropic, and leading partly out of the image.
 MATRIX = np.array([[0.9, 0.2, -0.1, -1.5], [-0.3, 1.2, 0.1, 2.0], [0.1, -0.2, 0.8, 1.0]])
