@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import GeometryError
@@ -195,23 +195,46 @@ def _padding_index(size: int, radius: int, mirror: bool, device: torch.device) -
     return torch.where(index < size, index, period - index)
 
 
+def sampling_grid(coordinates_voxel: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns voxel coordinates as `sample_grid` takes them, (B, *out, 3).
+
+    The grid is affine in the coordinates: components in reverse order, from -1 to 1 over the extent
+    of an image of the given shape. Loops that sample again and again may so combine the grids of
+    their parts.
+    """
+    if coordinates_voxel.requires_grad:
+        parts = [
+            coordinates_voxel[:, axis] * (2.0 / size) + (1.0 / size - 1.0)
+            for axis, size in reversed(list(enumerate(shape)))
+        ]
+        return torch.stack(parts, dim=-1)
+    b, _, *out = coordinates_voxel.shape
+    grid = coordinates_voxel.new_empty((b, *out, 3))
+    for axis, size in enumerate(shape):
+        part = grid[..., 2 - axis]
+        torch.mul(coordinates_voxel[:, axis], 2.0 / size, out=part).add_(1.0 / size - 1.0)
+    return grid
+
+
+def sampling_vectors(matrix: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """Returns the 3 x 3 matrix that takes vectors, mapped by `matrix`, to those of a grid.
+
+    With it, sampling_grid(M (x + u)) = sampling_grid(M x) + V u, V u with channels in its order.
+    """
+    scale = np.diag([2.0 / size for size in shape])
+    return np.ascontiguousarray((scale @ matrix[:3, :3])[::-1])
+
+
+def sample_grid(image: Tensor, grid: Tensor) -> Tensor:
+    """Samples linearly, with a repeated edge, at a grid from `sampling_grid`."""
+    return _grid_sample(image, grid)
+
+
 def _sample_linear(image: Tensor, coordinates: Tensor) -> Tensor:
     dtype = image.dtype
     if dtype not in (torch.float32, torch.float64):
         image = image.float()
-    # grid_sample wants (x, y, z), the reverse of the tensor axes, in [-1, 1] over the extent.
-    if coordinates.requires_grad:
-        parts = [
-            coordinates[:, axis].to(image.dtype) * (2.0 / size) + (1.0 / size - 1.0)
-            for axis, size in reversed(list(enumerate(image.shape[2:])))
-        ]
-        grid = torch.stack(parts, dim=-1)
-    else:
-        shape = (coordinates.shape[0], *coordinates.shape[2:], 3)
-        grid = torch.empty(shape, dtype=image.dtype, device=image.device)
-        for axis, size in enumerate(image.shape[2:]):
-            part = grid[..., 2 - axis]
-            torch.mul(coordinates[:, axis], 2.0 / size, out=part).add_(1.0 / size - 1.0)
+    grid = sampling_grid(coordinates.to(image.dtype), image.shape[2:])
     return _grid_sample(image, grid).to(dtype)
 
 

@@ -114,9 +114,9 @@ class DenseEngine:
         spacings = level_spacings(s.finest_mm, s.factors, pair.fixed.grid.spacing_mm)
         with torch.no_grad():
             for index, span in enumerate(_spans(s.factors, s.iterations)):
-                level = PairLevel.of(pair, initial.linear, spacings[index])
+                level = PairLevel.of(pair, initial.linear, spacings[index], s.lattice)
                 lattice = Lattice.over(level.grid, s.lattice)
-                objective = LevelObjective(level, self._terms(level.grid), lattice)
+                objective = LevelObjective(level, self._terms(lattice), lattice)
                 pull = _pull_of(pair, lattice.grid, initial.linear)
                 model = self._model(objective, self._steps(), initial.field, carried, pull)
                 self._run(model, index, span, initial.linear, progress)
@@ -135,13 +135,15 @@ class DenseEngine:
         s = self._settings
         return StepSettings(s.step, s.update_sigma, s.field_sigma, s.volume_weight, s.rim)
 
-    def _terms(self, grid: Grid) -> list[tuple[float, Similarity]]:
+    def _terms(self, lattice: Lattice) -> list[tuple[float, Similarity]]:
         s = self._settings
         options: dict[str, Any] = {}
         if s.similarity == "lncc":
-            options["radius"] = s.radius
+            # The windows of blocks of two reach half a voxel further than asked.
+            options["radius"] = max(1, s.radius // max(lattice.factors))
+            options["block"] = lattice.factors
         if s.similarity == "ngf":
-            options["spacing_mm"] = grid.spacing_mm
+            options["spacing_mm"] = lattice.image_grid.spacing_mm
         return [(1.0, make_similarity(s.similarity, **options))]
 
     def _run(

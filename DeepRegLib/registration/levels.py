@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,17 @@ from torch import Tensor
 
 from ..geometry.field import Field
 from ..geometry.grid import Grid, Matrix
-from ..geometry.sampling import apply_matrix, inside_image, sample, voxel_coordinates
+from ..geometry.sampling import (
+    apply_matrix,
+    inside_image,
+    sample,
+    sample_grid,
+    sampling_grid,
+    sampling_vectors,
+    voxel_coordinates,
+)
 from ..losses.base import Similarity
+from ..losses.blocks import block_sum
 from .base import ImagePair
 from .preprocess import make_level, mask_on_grid, rescale_intensity
 
@@ -45,10 +55,11 @@ class PairLevel:
     partial: bool
 
     @classmethod
-    def of(cls, pair: ImagePair, linear: Matrix, spacing_mm: float) -> PairLevel:
+    def of(cls, pair: ImagePair, linear: Matrix, spacing_mm: float, lattice: int = 1) -> PairLevel:
         """Smooths and resamples a pair to about a spacing.
 
-        The moving image is smoothed to the same resolution, but never below its own.
+        The moving image is smoothed to the same resolution, but never below its own. The grid of
+        the fixed image is extended, its edge repeated, to whole voxels of a lattice of that factor.
         """
         fixed_mask = mask_on_grid(pair.fixed_mask, pair.fixed.grid, pair.device)
         moving_mask = mask_on_grid(pair.moving_mask, pair.moving.grid, pair.device)
@@ -64,8 +75,24 @@ class PairLevel:
             fixed_mask = make_level(fixed_mask, pair.fixed.grid, spacing_mm).data
         if moving_mask is not None:
             moving_mask = make_level(moving_mask, pair.moving.grid, spacing_mm).data
-        return cls(
+        level = cls(
             fixed.data, moving.data, fixed_mask, moving_mask, fixed.grid, to_moving, bool(beyond)
+        )
+        return level.extended(lattice_factors(fixed.grid, lattice))
+
+    def extended(self, block: tuple[int, int, int]) -> PairLevel:
+        """Returns the level with its grid extended behind to whole blocks of voxels."""
+        rest = [-n % f for n, f in zip(self.grid.shape, block)]
+        if not any(rest):
+            return self
+        sides = [side for after in reversed(rest) for side in (0, after)]
+        mask = self.fixed_mask
+        shape = tuple(n + r for n, r in zip(self.grid.shape, rest))
+        return replace(
+            self,
+            fixed=F.pad(self.fixed, sides, mode="replicate"),
+            fixed_mask=None if mask is None else F.pad(mask, sides, mode="replicate"),
+            grid=self.grid.cropped((0, 0, 0), shape),
         )
 
     def with_features(self, similarity: Similarity) -> PairLevel:
@@ -94,22 +121,14 @@ class PairLevel:
     def pull_moving(self, where: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the moving image at voxels (1, 3, *out) of `grid`, and its weight there.
 
-        The weight is None where everything counts.
+        The weight is None where everything counts. Loops take a `Puller`.
         """
-        if not np.array_equal(self.to_moving, np.eye(4)):
-            where = apply_matrix(self.to_moving, where)
-        mask = None
-        if self.moving_mask is not None:
-            mask = sample(self.moving_mask, where)
+        where = apply_matrix(self.to_moving, where)
+        mask = None if self.moving_mask is None else sample(self.moving_mask, where)
         if self.partial:
             inside = inside_image(where, self.moving.shape[2:]).to(self.moving.dtype)
             mask = inside if mask is None else mask * inside
         return sample(self.moving, where), mask
-
-    def pull_fixed(self, where: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns the fixed image at voxels (1, 3, *out) of `grid`, and its weight there."""
-        mask = None if self.fixed_mask is None else sample(self.fixed_mask, where)
-        return sample(self.fixed, where), mask
 
 
 @dataclass(frozen=True)
@@ -133,11 +152,7 @@ class Lattice:
     @classmethod
     def over(cls, grid: Grid, factor: int) -> Lattice:
         """Returns the lattice over a grid; axes of thick slices or few voxels stay as fine."""
-        finest = min(grid.spacing_mm)
-        a, b, c = (
-            max(1, min(round(factor * finest / s), n // 4))
-            for s, n in zip(grid.spacing_mm, grid.shape)
-        )
+        a, b, c = lattice_factors(grid, factor)
         shape = tuple(-(-n // f) for n, f in zip(grid.shape, (a, b, c)))
         cover = grid.cropped((0, 0, 0), tuple(n * f for n, f in zip(shape, (a, b, c))))  # type: ignore[arg-type]
         return cls(grid, cover.resized(shape), (a, b, c))
@@ -160,15 +175,22 @@ class Lattice:
 
     def refined(self, displacement: Tensor) -> Tensor:
         """Returns a displacement of the lattice in voxels of the images, (1, 3, *image shape)."""
+        scale = torch.tensor(self.factors, device=displacement.device, dtype=displacement.dtype)
+        return self.upsampled(displacement * scale.view(1, 3, 1, 1, 1))
+
+    def upsampled(self, values: Tensor) -> Tensor:
+        """Interpolates a map of the lattice on the images' grid, its values as they are."""
         if self.factors == (1, 1, 1):
-            return displacement
-        cover = [n * f for n, f in zip(self.shape, self.factors)]
-        fine = F.interpolate(displacement, size=cover, mode="trilinear", align_corners=False)
-        for axis, factor in enumerate(self.factors):
-            if factor > 1:
-                fine[:, axis].mul_(factor)
+            return values
+        if max(self.factors) == 2 and values.device.type == "cpu":
+            for axis in (2, 1, 0):
+                if self.factors[axis] == 2:
+                    values = _doubled(values, 2 + axis)
+        else:
+            cover = [n * f for n, f in zip(self.shape, self.factors)]
+            values = F.interpolate(values, size=cover, mode="trilinear", align_corners=False)
         a, b, c = self.image_grid.shape
-        return fine[:, :, :a, :b, :c]
+        return values[:, :, :a, :b, :c]
 
     def gathered(self, gradient: Tensor) -> Tensor:
         """Averages a map of the images' grid (1, C, *image shape) over each lattice voxel."""
@@ -177,7 +199,87 @@ class Lattice:
         rest = [(0, n * f - m) for n, f, m in zip(self.shape, self.factors, self.image_grid.shape)]
         if any(after for _, after in rest):
             gradient = F.pad(gradient, [side for pair in reversed(rest) for side in pair])
-        return F.avg_pool3d(gradient, self.factors)
+        return block_sum(gradient, self.factors).mul_(1.0 / math.prod(self.factors))
+
+
+def _doubled(values: Tensor, dim: int) -> Tensor:
+    """Interpolates between voxels so that an axis has twice as many, its edge repeated.
+
+    New centres lie a quarter of an old voxel from the old ones. Axis by axis this takes half the
+    time of PyTorch's trilinear interpolation on a CPU.
+    """
+    size = values.shape[dim]
+    shape = [*values.shape[:dim], 2 * size, *values.shape[dim + 1 :]]
+    result = values.new_empty(shape)
+    every = [slice(None)] * dim
+    before, after = (result[(*every, slice(k, None, 2))] for k in (0, 1))
+    torch.mul(values, 0.75, out=before)
+    after.copy_(before)
+    inner = size - 1
+    before.narrow(dim, 1, inner).add_(values.narrow(dim, 0, inner), alpha=0.25)
+    before.narrow(dim, 0, 1).add_(values.narrow(dim, 0, 1), alpha=0.25)
+    after.narrow(dim, 0, inner).add_(values.narrow(dim, 1, inner), alpha=0.25)
+    after.narrow(dim, inner, 1).add_(values.narrow(dim, inner, 1), alpha=0.25)
+    return result
+
+
+class Puller:
+    """Samples an image through a displacement that lives on a lattice.
+
+    The displacement is mapped to the image's sampling grid while it is still small, and refined
+    there, which saves several passes over volumes of coordinates.
+
+    Args:
+        image: (1, C, ...) to sample.
+        mask: Its weights; everything counts if None.
+        to_image: Voxel of the lattice's image grid to voxel of `image`.
+        lattice: Where displacements live.
+        partial: Whether the image may end inside the grid; what lies beyond then gets no weight.
+    """
+
+    def __init__(
+        self, image: Tensor, mask: Tensor | None, to_image: Matrix, lattice: Lattice, partial: bool
+    ) -> None:
+        self._image, self._mask, self._lattice, self._partial = image, mask, lattice, partial
+        shape = image.shape[2:]
+        where = apply_matrix(to_image, voxel_coordinates(lattice.image_grid.shape, image.device))
+        self._base = sampling_grid(where, shape)
+        # A lattice voxel is `factors` voxels of the images.
+        vectors = sampling_vectors(to_image, shape) @ np.diag(lattice.factors)
+        self._vectors = torch.from_numpy(vectors).to(image.device, torch.float32)
+        self._rim = [1.0 + 1e-3 * 2.0 / size for size in reversed(shape)]
+
+    def pull(self, displacement: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the image at x + u(x) and its weight there, (1, C, *image grid's shape).
+
+        Args:
+            displacement: (1, 3, *lattice.shape), in voxels of the lattice.
+        """
+        mapped = torch.matmul(self._vectors, displacement.flatten(2)).reshape(displacement.shape)
+        fine = self._lattice.upsampled(mapped)
+        grid = self._base + fine.permute(0, 2, 3, 4, 1)
+        mask = None if self._mask is None else sample_grid(self._mask, grid)
+        if self._partial:
+            inside = self._inside(grid)
+            mask = inside if mask is None else mask.mul_(inside)
+        return sample_grid(self._image, grid), mask
+
+    def _inside(self, grid: Tensor) -> Tensor:
+        inside = None
+        for axis, rim in enumerate(self._rim):
+            here = grid[..., axis].abs() <= rim
+            inside = here if inside is None else inside.logical_and_(here)
+        assert inside is not None
+        return inside[:, None].to(self._image.dtype)
+
+
+def lattice_factors(grid: Grid, factor: int) -> tuple[int, int, int]:
+    """Returns the voxels per lattice voxel; axes of thick slices or few voxels stay as fine."""
+    finest = min(grid.spacing_mm)
+    a, b, c = (
+        max(1, min(round(factor * finest / s), n // 4)) for s, n in zip(grid.spacing_mm, grid.shape)
+    )
+    return a, b, c
 
 
 def level_spacings(finest_mm: float, factors: Sequence[int], spacing_mm: Sequence[float]) -> list:

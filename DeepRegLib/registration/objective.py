@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..geometry.jacobian import axis_gradient
-from ..geometry.sampling import voxel_coordinates
-from ..losses.base import BoundSimilarity, Similarity
-from .levels import Lattice, PairLevel
+from ..losses.base import Similarity
+from .levels import Lattice, PairLevel, Puller
 
 
 class LevelObjective:
@@ -32,29 +32,19 @@ class LevelObjective:
         self, level: PairLevel, terms: Sequence[tuple[float, Similarity]], lattice: Lattice
     ) -> None:
         self.lattice = lattice
-        self._identity = voxel_coordinates(level.grid.shape, level.fixed.device)
-        self._terms: list[tuple[float, PairLevel, Similarity, BoundSimilarity]] = []
-        for weight, similarity in terms:
-            prepared = level.with_features(similarity)
-            bound = similarity.bind(prepared.fixed, prepared.fixed_mask)
-            self._terms.append((weight, prepared, similarity, bound))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self._identity.device
+        self.device = level.fixed.device
+        self._terms = [_Term(weight, similarity, level, lattice) for weight, similarity in terms]
 
     def force(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the value, and the force on a deformation that pulls the moving image."""
-        where = self._where(displacement)
         total, force = torch.zeros((), device=self.device), None
-        for weight, level, _, bound in self._terms:
-            moved, mask = level.pull_moving(where)
-            if mask is not None and level.fixed_mask is not None:
-                mask = mask * level.fixed_mask
-            value, slope = bound.value_and_gradient(moved, mask)
-            total = total + weight * value
-            force = self._descent(moved, slope, weight, force)
+        for term in self._terms:
+            moved, mask = term.moving.pull(displacement)
+            if mask is not None and term.fixed_mask is not None:
+                mask = mask.mul_(term.fixed_mask)
+            value, slope = term.bound.value_and_gradient(moved, mask)
+            total = total + term.weight * value
+            force = self._descent(moved, slope, term.weight, force)
         assert force is not None
         return total, self.lattice.gathered(force)
 
@@ -65,23 +55,19 @@ class LevelObjective:
             to_fixed: Displacement that pulls the fixed image.
             to_moving: Displacement that pulls the moving image.
         """
-        where_fixed, where_moving = self._where(to_fixed), self._where(to_moving)
         total = torch.zeros((), device=self.device)
         force_fixed = force_moving = None
-        for weight, level, similarity, _ in self._terms:
-            fixed, fixed_mask = level.pull_fixed(where_fixed)
-            moved, mask = level.pull_moving(where_moving)
+        for term in self._terms:
+            fixed, fixed_mask = term.fixed.pull(to_fixed)
+            moved, mask = term.moving.pull(to_moving)
             if fixed_mask is not None:
-                mask = fixed_mask if mask is None else mask * fixed_mask
-            value, slope_fixed, slope = similarity.value_and_both_gradients(fixed, moved, mask)
-            total = total + weight * value
-            force_fixed = self._descent(fixed, slope_fixed, weight, force_fixed)
-            force_moving = self._descent(moved, slope, weight, force_moving)
+                mask = fixed_mask if mask is None else mask.mul_(fixed_mask)
+            value, *slopes = term.similarity.value_and_both_gradients(fixed, moved, mask)
+            total = total + term.weight * value
+            force_fixed = self._descent(fixed, slopes[0], term.weight, force_fixed)
+            force_moving = self._descent(moved, slopes[1], term.weight, force_moving)
         assert force_fixed is not None and force_moving is not None
         return total, self.lattice.gathered(force_fixed), self.lattice.gathered(force_moving)
-
-    def _where(self, displacement: Tensor) -> Tensor:
-        return self._identity + self.lattice.refined(displacement)
 
     def _descent(self, image: Tensor, slope: Tensor, weight: float, force: Tensor | None) -> Tensor:
         """Adds the steepest descent direction of a term, (1, 3, *image shape), lattice voxels.
@@ -99,3 +85,18 @@ class LevelObjective:
             scale = -weight * unit / (fine[axis] * coarse[axis])
             force[:, axis : axis + 1].add_(part, alpha=scale)
         return force
+
+
+class _Term:
+    """One similarity of the sum, with the images (or features) that it compares."""
+
+    def __init__(
+        self, weight: float, similarity: Similarity, level: PairLevel, lattice: Lattice
+    ) -> None:
+        level = level.with_features(similarity)
+        self.weight, self.similarity, self.fixed_mask = weight, similarity, level.fixed_mask
+        self.bound = similarity.bind(level.fixed, level.fixed_mask)
+        self.fixed = Puller(level.fixed, level.fixed_mask, np.eye(4), lattice, False)
+        self.moving = Puller(
+            level.moving, level.moving_mask, level.to_moving, lattice, level.partial
+        )
