@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .grid import Grid, invert_matrix
-from .sampling import apply_matrix, sample, voxel_coordinates
+from .grid import Grid, Matrix, invert_matrix
+from .sampling import apply_matrix, resize_image, sample, voxel_coordinates
 from .transform import Transform
 
 
@@ -23,7 +23,11 @@ class InverseError:
 
 
 def solve_inverse(
-    displacement: Tensor, targets: Tensor, iterations: int = 60, tolerance_voxel: float = 1e-3
+    displacement: Tensor,
+    targets: Tensor,
+    iterations: int = 60,
+    tolerance_voxel: float = 1e-3,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Finds for each target y the point x with x + u(x) = y.
 
@@ -36,13 +40,17 @@ def solve_inverse(
         targets: y, shape (1, 3, *out), in voxels of the same grid.
         iterations: Most iterations.
         tolerance_voxel: Stops once 99.9 % of the points are better than this.
+        start: First guess of the points; y - u(y) if omitted.
 
     Returns:
         The points x (1, 3, *out) and their remaining errors (1, 1, *out), in voxels.
     """
     shape = targets.shape
     targets = targets.reshape(1, 3, -1, 1, 1)
-    best = targets - sample(displacement, targets)
+    if start is None:
+        best = targets - sample(displacement, targets)
+    else:
+        best = start.reshape(targets.shape).clone()
     best_error = torch.full_like(targets[:, :1], torch.inf)
     # Most points settle within a few iterations; only the others go on.
     active = torch.arange(targets.shape[2], device=targets.device)
@@ -93,12 +101,22 @@ def invert(transform: Transform, moving: Grid) -> tuple[Transform, InverseError]
     device = field.displacement.device
     to_fixed = moving.voxel_to_voxel(field.grid, back)
     targets = apply_matrix(to_fixed, voxel_coordinates(moving.shape, device))
-    points, error = solve_inverse(field.displacement, targets)
+    guess = targets + _coarse_inverse(field, moving, to_fixed, targets)
+    points, error = solve_inverse(field.displacement, targets, start=guess)
     rotation = np.eye(4)
     rotation[:3, :3] = invert_matrix(to_fixed)[:3, :3]
     vectors = apply_matrix(rotation, points - targets)
     figures = InverseError(float(error.mean()), float(error.max()))
     return Transform(back, Field(vectors, moving)), figures
+
+
+def _coarse_inverse(field: Field, moving: Grid, to_fixed: Matrix, targets: Tensor) -> Tensor:
+    """Inverse displacement solved on every second voxel and interpolated: a good first guess."""
+    coarse = moving.resized([max(1, n // 2) for n in moving.shape])
+    where = voxel_coordinates(coarse.shape, targets.device)
+    where = apply_matrix(to_fixed @ coarse.voxel_to_voxel(moving), where)
+    points, _ = solve_inverse(field.displacement, where, iterations=30)
+    return resize_image(points - where, moving.shape, antialias=False)
 
 
 def round_trip_error_mm(transform: Transform, inverse: Transform, grid: Grid) -> Tensor:

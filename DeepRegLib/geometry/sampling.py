@@ -21,7 +21,7 @@ _POLE = 3.0**0.5 - 2.0
 #: Terms of the prefilter kept on each side: 0.27^18 is below the resolution of float32.
 _PREFILTER_RADIUS = 18
 #: Numbers of a sampling grid below which cutting it up for the threads does not pay.
-_LEAST_PARALLEL = 100_000
+_LEAST_PARALLEL = 10_000
 
 
 def voxel_coordinates(

@@ -16,6 +16,9 @@ from .preprocess import foreground, mask_on_grid
 #: Ways to begin, as the linear algorithms offer them.
 METHODS = ("auto", "stored", "geometry", "mass", "axes", "search", "landmarks")
 
+#: Foreground voxels that centre and spread are estimated from.
+_MOST_POINTS = 200_000
+
 
 def moments(image: Image, mask: Image | None = None) -> tuple[NDArray, NDArray]:
     """Centre of mass and covariance of the foreground, in RAS mm and mm².
@@ -28,10 +31,11 @@ def moments(image: Image, mask: Image | None = None) -> tuple[NDArray, NDArray]:
     if region is not None:
         both = inside & (region > 0)
         inside = both if bool(both.any()) else region > 0
-    voxels = inside[0, 0].nonzero().double().cpu().numpy()
+    voxels = inside[0, 0].nonzero()
     if len(voxels) == 0:
         return image.grid.center_ras, np.eye(3)
-    points = image.grid.to_ras(voxels)
+    some = voxels[:: max(1, len(voxels) // _MOST_POINTS)]
+    points = image.grid.to_ras(some.double().cpu().numpy())
     center = points.mean(0)
     # A single point or slice has no spread along some axis; a voxel's worth keeps axes defined.
     spread = np.eye(3) * min(image.grid.spacing_mm) ** 2 / 12

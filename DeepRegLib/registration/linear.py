@@ -19,11 +19,20 @@ from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .initialize import candidates, from_landmarks, moments
-from .preprocess import Level, foreground, make_level, mask_on_grid, rescale_intensity
+from .preprocess import (
+    Level,
+    foreground,
+    make_level,
+    mask_on_grid,
+    pyramid,
+    rescale_intensity,
+)
 from .quasi_newton import minimize
 
-#: Starts that are refined at the coarsest level, and of those at the second.
+#: Orientations that are refined at the coarsest level, and starts that go on to the second.
 _REFINED, _KEPT = 24, 4
+#: Iterations after which a refinement of many starts goes on with the best few.
+_GLANCE, _PROMISING = 8, 8
 #: How much better (share of the objective's gain) a turned start must be than an upright one.
 _TURNED_MARGIN = 0.03
 #: Share of the points that must fall into the moving image.
@@ -119,6 +128,8 @@ class LinearEngine:
         """Refines several starts at one level and returns them, the best first."""
         found = []
         kind: LinearKind = self._settings.kind if level[0] > 0 or len(matrices) == 1 else "rigid"
+        if len(matrices) > 2 * _PROMISING:
+            matrices = self._promising(matrices, samples, similarity, pivot, progress)
         for number, start in enumerate(matrices):
             objective = _Objective(samples, similarity, kind, start, *pivot)
             value, matrix = objective.minimize(self._settings.iterations)
@@ -130,6 +141,24 @@ class LinearEngine:
                 break
         return _rank(found)
 
+    def _promising(
+        self,
+        matrices: Sequence[Matrix],
+        samples: _Samples,
+        similarity: Similarity,
+        pivot: tuple[np.ndarray, float],
+        progress: Progress,
+    ) -> list[Matrix]:
+        """Refines many starts a little, and returns the best few of them, the best first."""
+        found = []
+        for start in matrices:
+            objective = _Objective(samples, similarity, "rigid", start, *pivot)
+            found.append(objective.minimize(min(_GLANCE, self._settings.iterations)))
+            progress.update(0.0, found[-1][0])
+            if progress.stop_requested:
+                break
+        return _rank(found)[:_PROMISING]
+
     def _levels(self, pair: ImagePair, initial: Transform) -> list[_Samples]:
         device = pair.device
         generator = torch.Generator().manual_seed(self._settings.seed)
@@ -139,11 +168,12 @@ class LinearEngine:
         moving = rescale_intensity(pair.moving.data[:, :1], moving_mask)
         weights = _sampling_weights(pair, fixed_mask)
         extent = max(np.array(pair.fixed.grid.shape) * pair.fixed.grid.spacing_mm)
+        spacings = [extent / size for size in self._settings.sizes]
+        fixed_levels = pyramid(fixed, pair.fixed.grid, spacings)
+        moving_levels = pyramid(moving, pair.moving.grid, spacings)
         levels = []
-        for index, size in enumerate(self._settings.sizes):
-            spacing = extent / size
-            fixed_level = make_level(fixed, pair.fixed.grid, spacing)
-            moving_level = make_level(moving, pair.moving.grid, spacing)
+        for index, spacing in enumerate(spacings):
+            fixed_level, moving_level = fixed_levels[index], moving_levels[index]
             count = self._settings.samples // 2 ** (len(self._settings.sizes) - 1 - index)
             points = _draw_points(weights, count, generator).to(device)
             on_level = apply_matrix(pair.fixed.grid.voxel_to_voxel(fixed_level.grid), points)
