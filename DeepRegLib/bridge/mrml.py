@@ -28,6 +28,7 @@ from .segments import (
     segmentation_labels,
     segmentation_mask,
 )
+from .splines import add_spline_transform
 from .transforms import (
     add_grid_transform,
     add_linear_transform,
@@ -59,6 +60,7 @@ __all__ = [
     "add_node",
     "add_points",
     "add_quality_table",
+    "add_spline_transform",
     "add_transform",
     "add_volume",
     "add_warp",

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import GeometryError
+from .bspline import BSpline
 from .field import Field
 from .grid import Grid, Matrix, transform_points
 from .sampling import Interpolation, apply_matrix, sample, voxel_coordinates
@@ -27,6 +28,9 @@ class Transform:
     Args:
         linear: 4 x 4 matrix, fixed RAS to moving RAS.
         field: Deformation applied before the linear map, usually on the fixed grid.
+        spline: The B-spline that `field` is the sampled form of, for files and nodes that hold
+            control points. Everything here is computed from `field`; what changes the field drops
+            the spline.
 
     Example:
         >>> shift = np.eye(4); shift[0, 3] = 5.0
@@ -36,6 +40,7 @@ class Transform:
 
     linear: Matrix = dataclass_field(default_factory=lambda: np.eye(4))
     field: Field | None = None
+    spline: BSpline | None = None
 
     def __post_init__(self) -> None:
         matrix = np.array(self.linear, np.float64)
@@ -45,6 +50,8 @@ class Transform:
             raise GeometryError(
                 "The linear part of a transform must be an invertible affine matrix."
             )
+        if self.spline is not None and self.field is None:
+            raise GeometryError("A transform with a B-spline also has its field on a grid.")
         matrix.setflags(write=False)
         object.__setattr__(self, "linear", matrix)
 
@@ -55,11 +62,14 @@ class Transform:
 
     def to(self, device: torch.device | str) -> Transform:
         """Returns the transform with its field on another device."""
-        return self if self.field is None else Transform(self.linear, self.field.to(device))
+        if self.field is None:
+            return self
+        spline = None if self.spline is None else self.spline.to(device)
+        return Transform(self.linear, self.field.to(device), spline)
 
     def then_linear(self, matrix: ArrayLike) -> Transform:
         """Returns p -> matrix(self(p)); `matrix` is 4 x 4 in RAS mm of the moving space."""
-        return Transform(np.asarray(matrix, np.float64) @ self.linear, self.field)
+        return Transform(np.asarray(matrix, np.float64) @ self.linear, self.field, self.spline)
 
     def map_points_ras(self, points_ras: ArrayLike) -> NDArray[np.float64]:
         """Maps points (N, 3) of the fixed space, RAS mm, to the moving space."""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import FileFormatError, InputError
+from ..geometry.bspline import BSpline
 from ..geometry.field import Field
 from ..geometry.grid import Grid, Matrix
 from ..geometry.transform import Transform
@@ -73,14 +74,19 @@ def grid_to_itk(grid: Grid) -> ItkGeometry:
     return ItkGeometry(grid.shape[::-1], origin.tolist(), spacing.tolist(), direction.tolist())
 
 
+def has_right_angles(grid: Grid) -> bool:
+    """Whether the axes of a grid are at right angles, as ITK's directions have to be."""
+    axes = grid.voxel_to_ras[:3, :3] / grid.spacing_mm
+    return bool(np.allclose(axes.T @ axes, np.eye(3), atol=1e-4))
+
+
 def check_grid(grid: Grid, path: PathLike) -> None:
     """Refuses to write a sheared grid as NIfTI, where ITK would silently straighten it.
 
     Raises:
         FileFormatError: If the axes of the grid are not at right angles and the file is NIfTI.
     """
-    axes = grid.voxel_to_ras[:3, :3] / grid.spacing_mm
-    if suffix_of(path).startswith(".nii") and not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
+    if suffix_of(path).startswith(".nii") and not has_right_angles(grid):
         raise FileFormatError(
             f"'{Path(path).name}' cannot hold a grid whose axes are not at right angles; write it "
             "as .nrrd."
@@ -91,17 +97,41 @@ def transform_to_sitk(transform: Transform, fixed: Grid) -> sitk.Transform:
     """Makes the SimpleITK transform that maps fixed to moving points in LPS mm.
 
     A rigid map becomes Euler3D, any other linear map Affine, both about the center of the fixed
-    grid; a deformation becomes a displacement field on the fixed grid, and with a linear part a
-    composite that applies the field first.
+    grid; a deformation becomes a displacement field on the fixed grid, or a B-spline if it is held
+    by one, and with a linear part a composite that applies the deformation first.
     """
     if transform.field is None:
         return _linear_to_sitk(transform.linear, fixed)
-    vectors = transform.field.on_grid(fixed).to_ras_mm()
-    deformation = sitk.DisplacementFieldTransform(_vector_image(vectors, fixed, np.float64))
+    if transform.spline is not None and has_right_angles(fixed):
+        deformation: sitk.Transform = spline_to_sitk(transform.spline)
+    else:
+        vectors = transform.field.on_grid(fixed).to_ras_mm()
+        deformation = sitk.DisplacementFieldTransform(_vector_image(vectors, fixed, np.float64))
     if np.array_equal(transform.linear, np.eye(4)):
         return deformation
     # ITK applies the transform that was added last first.
     return sitk.CompositeTransform([_linear_to_sitk(transform.linear, fixed), deformation])
+
+
+def spline_to_sitk(spline: BSpline) -> sitk.BSplineTransform:
+    """Makes ITK's cubic B-spline transform over the domain of a lattice at right angles.
+
+    Beyond the domain ITK applies no displacement.
+    """
+    lattice = spline.lattice
+    domain = grid_to_itk(lattice.grid)
+    result = sitk.BSplineTransform(3, 3)
+    # The domain begins at the outer edge of the first voxel, half a voxel before its center.
+    corner = lattice.grid.to_ras([-0.5, -0.5, -0.5])
+    result.SetTransformDomainOrigin(flip_points(corner).tolist())
+    result.SetTransformDomainDirection(domain.direction)
+    extent = np.array(domain.size) * domain.spacing
+    result.SetTransformDomainPhysicalDimensions(extent.tolist())
+    result.SetTransformDomainMeshSize([int(m) for m in lattice.mesh[::-1]])
+    # All of L, then P, then S, each with the index i running fastest.
+    vectors = spline.coefficients[0].detach().cpu().double().numpy()
+    result.SetParameters((vectors * _SIGNS[:, None, None, None]).ravel().tolist())
+    return result
 
 
 def transform_from_sitk(transform: sitk.Transform, fixed: Grid | None = None) -> Transform:
@@ -143,10 +173,11 @@ def write_transform(transform: Transform, path: PathLike, fixed: Grid) -> None:
     """Writes a transform for ITK, ANTs and Slicer, whole or not at all.
 
     Convention:
-        ``.h5`` and, for linear maps, ``.tfm .txt .mat`` are ITK transform files. ``.nrrd .mha
-        .nii .nii.gz`` are displacement images with the total displacement T(p) - p on the fixed
-        grid in LPS mm. As NIfTI they carry the intent code "vector" (1007), which every version
-        of ITK and ANTs and Slicer reads alike; only Slicer adds a warning.
+        ``.h5`` and, for linear maps, ``.tfm .txt .mat`` are ITK transform files; B-splines take
+        ``.tfm .txt`` as well (``.mat`` cannot hold several parts).
+        ``.nrrd .mha .nii .nii.gz`` are displacement images with the total displacement T(p) - p on
+        the fixed grid in LPS mm. As NIfTI they carry the intent code "vector" (1007), which every
+        version of ITK and ANTs and Slicer reads alike; only Slicer adds a warning.
 
     Args:
         transform: Fixed to moving.
@@ -156,7 +187,10 @@ def write_transform(transform: Transform, path: PathLike, fixed: Grid) -> None:
     Raises:
         FileFormatError: If the suffix does not fit the transform, or writing fails.
     """
-    suffix = check_suffix(path, ("linear",) if transform.is_linear else ("deformable",))
+    compact = transform.is_linear
+    if transform.spline is not None and has_right_angles(fixed):
+        compact = suffix_of(path) != ".mat"
+    suffix = check_suffix(path, ("linear",) if compact else ("deformable",))
     if suffix in IMAGE_SUFFIXES:
         write_displacement(transform, path, fixed)
         return

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from DeepRegLib.errors import FileFormatError, InputError
+from DeepRegLib.geometry.bspline import BSpline, BSplineLattice
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.transform import Transform
@@ -261,6 +262,66 @@ def test_other_transforms_are_evaluated_on_the_fixed_grid(tmp_path, grid, deform
     np.testing.assert_allclose(
         Transform(found.linear).map_points_ras(np.eye(3)), expected, atol=1e-9
     )
+
+
+def spline_result(grid: Grid, mesh=(6, 7, 5), linear=None) -> Transform:
+    """A transform that is held by control points, at rest at its rim."""
+    lattice = BSplineLattice.between_centers(grid, mesh)
+    generator = torch.Generator().manual_seed(5)
+    shape = lattice.control_grid.shape
+    coefficients = torch.zeros(1, 3, *shape, dtype=torch.float64)
+    inner = (slice(None), slice(None), *[slice(3, -3)] * 3)
+    coefficients[inner] = 3.0 * torch.randn(coefficients[inner].shape, generator=generator,
+                                            dtype=torch.float64)  # fmt: skip
+    spline = BSpline(lattice, coefficients)
+    matrix = np.eye(4) if linear is None else linear
+    return Transform(matrix, spline.field(grid), spline)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".tfm", ".txt"])
+@pytest.mark.parametrize("with_linear", [False, True])
+def test_a_spline_is_written_with_its_control_points(tmp_path, grid, suffix, with_linear):
+    """ITK reads a B-spline of order 3 that maps voxel centers as the library does."""
+    linear = _product_of("affine") if with_linear else None
+    transform = spline_result(grid, linear=linear)
+    path = tmp_path / f"warp{suffix}"
+    write_transform(transform, path, grid)
+    found = sitk.ReadTransform(str(path)).Downcast()
+    parts = [found]
+    if with_linear:
+        parts = [found.GetNthTransform(i).Downcast() for i in range(found.GetNumberOfTransforms())]
+        assert len(parts) == 2 and parts[0].IsLinear()
+    assert isinstance(parts[-1], sitk.BSplineTransform) and parts[-1].GetOrder() == 3
+    assert parts[-1].GetTransformDomainMeshSize() == (5, 7, 6)
+    points = grid.to_ras(np.indices(grid.shape).reshape(3, -1).T[::7])
+    np.testing.assert_allclose(
+        transform.map_points_ras(points), map_by_itk(found, points), atol=1e-3
+    )
+    assert np.abs(map_by_itk(found, points) - Transform(transform.linear).map_points_ras(points)
+                  ).max() > 0.5  # fmt: skip
+    again = read_transform(path, grid)
+    np.testing.assert_allclose(
+        again.map_points_ras(points), transform.map_points_ras(points), atol=1e-3
+    )
+
+
+def test_a_spline_is_refused_where_composites_cannot_be(tmp_path, grid):
+    with pytest.raises(FileFormatError, match="cannot hold a deformation"):
+        write_transform(spline_result(grid), tmp_path / "warp.mat", grid)
+
+
+def test_a_sheared_grid_gets_a_displacement_field(tmp_path, grid):
+    matrix = grid.voxel_to_ras.copy()
+    matrix[:3, 0] += 0.2 * matrix[:3, 1]
+    sheared = Grid(grid.shape, matrix)
+    transform = spline_result(sheared)
+    with pytest.raises(FileFormatError, match="cannot hold a deformation"):
+        write_transform(transform, tmp_path / "warp.tfm", sheared)
+    assert isinstance(transform_to_sitk(transform, sheared), sitk.DisplacementFieldTransform)
+
+
+def _product_of(name: str) -> np.ndarray:
+    return transform_from_sitk(linear_types()[name]).linear
 
 
 def test_deformation_is_refused_as_text(tmp_path, grid, deformable):
