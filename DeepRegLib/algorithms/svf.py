@@ -54,6 +54,26 @@ SPEC = AlgorithmSpec(
             advanced=True,
         ),
         Parameter(
+            name="more_terms",
+            default="",
+            help="Further similarities with weights, such as 0.5*mi+0.2*ngf; usually empty.",
+            advanced=True,
+        ),
+        Parameter(
+            name="preparation",
+            default="none",
+            help="Steps before comparing: winsorize, bias and match, joined by '+'.",
+            advanced=True,
+        ),
+        Parameter(
+            name="label_weight",
+            default=0.0,
+            minimum=0.0,
+            maximum=100.0,
+            help="Weight of the overlap of the structures in both label maps.",
+            advanced=True,
+        ),
+        Parameter(
             name="regularity",
             default="detailed",
             choices=("detailed", "smooth"),

@@ -39,4 +39,26 @@ def similarity(name: str, **options: Any) -> Similarity:
     return SIMILARITIES[name](**options)
 
 
-__all__ = ["SIMILARITIES", "BoundSimilarity", "Similarity", "similarity"]
+def parse_terms(text: str) -> list[tuple[float, str]]:
+    """Reads a weighted sum such as ``lncc + 0.5*mi`` as weights and names.
+
+    Raises:
+        ParameterError: If it is no such sum.
+    """
+    terms = []
+    for part in text.replace(" ", "").split("+"):
+        weight, star, name = part.rpartition("*")
+        try:
+            value = float(weight) if star else 1.0
+        except ValueError:
+            value = -1.0
+        if name not in SIMILARITIES or not 0.0 < value < float("inf"):
+            raise ParameterError(
+                f"'{part}' is not a similarity with a positive weight; write a sum such as "
+                f"lncc+0.5*mi of: {', '.join(SIMILARITIES)}."
+            )
+        terms.append((value, name))
+    return terms
+
+
+__all__ = ["SIMILARITIES", "BoundSimilarity", "Similarity", "parse_terms", "similarity"]

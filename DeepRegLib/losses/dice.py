@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Similarity, check_images, full
+from .base import Similarity, check_images, full, taped
 
 
 class Dice(Similarity):
@@ -20,16 +20,26 @@ class Dice(Similarity):
     """
 
     def __call__(self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Returns the value; see `Similarity`."""
+        """Returns the value; see `Similarity`. Its autograd gradient is the analytic one."""
+        return taped(self, fixed, moved, mask)
+
+    def value_and_gradient(
+        self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns value and analytic gradient; see `Similarity`."""
         check_images(fixed, moved, mask)
         fixed, moved = full(fixed), full(moved)
         w = torch.ones_like(moved[:, :1]) if mask is None else mask.to(moved.dtype)
         dims = (0, 2, 3, 4)
         both = (w * fixed * moved).sum(dims)
-        either = (w * (fixed**2 + moved**2)).sum(dims)
+        either = (w * (fixed**2 + moved**2)).sum(dims).clamp(min=1e-8)
         present = ((w * fixed).sum(dims) > 0).to(moved.dtype)
-        dice = 2.0 * both / either.clamp(min=1e-8)
-        return 1.0 - (dice * present).sum() / present.sum().clamp(min=1.0)
+        share = present / present.sum().clamp(min=1.0)
+        dice = 2.0 * both / either
+        # d(2 B / E) / dm = 2 w (f - dice m) / E
+        factor, ratio = ((x.view(1, -1, 1, 1, 1)) for x in (-2.0 * share / either, dice))
+        gradient = (fixed - ratio * moved).mul_(factor).mul_(w)
+        return 1.0 - (dice * share).sum(), gradient
 
 
 def one_hot(labels: Tensor, values: Sequence[int]) -> Tensor:

@@ -14,13 +14,16 @@ from ..errors import InputError
 from ..geometry.field import Field
 from ..geometry.grid import Grid, Matrix
 from ..geometry.transform import Transform
+from ..losses import parse_terms
 from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
-from .deformations import DEFORMATIONS, Deformation, StepSettings
+from .deformations import DEFORMATIONS, Compositive, Deformation, StepSettings
+from .guidance import hold_out, label_pair, label_term, landmark_pull, target_error_mm
 from .landmark_start import LandmarkPull
 from .levels import Lattice, PairLevel, level_spacings
 from .objective import LevelObjective
+from .preparation import prepared
 
 #: Iterations over which the slope of the objective is judged.
 _WINDOW = 10
@@ -44,6 +47,11 @@ class DenseSettings:
     tolerance: float
     finest_mm: float
     modality: str = "same"
+    more_terms: str = ""
+    preparation: str = "none"
+    label_weight: float = 0.0
+    landmark_weight: float = 0.0
+    landmark_holdout: float = 0.0
     rim: int = 4
 
 
@@ -108,16 +116,17 @@ class DenseEngine:
                 "give one number of iterations for each level."
             )
         self._history = []
+        whole, pair = pair, prepared(pair, s.preparation)
+        pair, held = hold_out(pair, s.landmark_holdout)
+        labels = label_pair(pair) if s.label_weight > 0.0 else None
         initial = pair.initial or Transform()
         model: Deformation | None = None
         carried: tuple[Field, ...] = ()
         spacings = level_spacings(s.finest_mm, s.factors, pair.fixed.grid.spacing_mm)
         with torch.no_grad():
             for index, span in enumerate(_spans(s.factors, s.iterations)):
-                level = PairLevel.of(pair, initial.linear, spacings[index], s.lattice)
-                lattice = Lattice.over(level.grid, s.lattice)
-                objective = LevelObjective(level, self._terms(lattice), lattice)
-                pull = _pull_of(pair, lattice.grid, initial.linear)
+                objective = self._objective(pair, labels, initial.linear, spacings[index])
+                pull = self._pull(pair, objective.lattice.grid, initial.linear, progress, index)
                 model = self._model(objective, self._steps(), initial.field, carried, pull)
                 self._run(model, index, span, initial.linear, progress)
                 carried = model.carried()
@@ -125,7 +134,31 @@ class DenseEngine:
                     break
             if model is None:
                 return Result(initial)
-            return self._result(model, pair, initial.linear)
+            result = self._result(model, pair, initial.linear)
+        if len(held):
+            _tell_held_out(whole, initial, result.transform, held, progress)
+        return result
+
+    def _objective(
+        self, pair: ImagePair, labels: ImagePair | None, linear: Matrix, spacing_mm: float
+    ) -> LevelObjective:
+        s = self._settings
+        level = PairLevel.of(pair, linear, spacing_mm, s.lattice)
+        lattice = Lattice.over(level.grid, s.lattice)
+        more = []
+        if labels is not None:
+            more = [label_term(labels, s.label_weight, linear, spacing_mm, s.lattice)]
+        return LevelObjective(level, self._terms(lattice), lattice, more)
+
+    def _pull(
+        self, pair: ImagePair, grid: Grid, linear: Matrix, progress: Progress, index: int
+    ) -> LandmarkPull | None:
+        pull = landmark_pull(pair, grid, linear, self._settings.landmark_weight)
+        if pull is not None and self._model is not Compositive and index == 0:
+            progress.message(
+                "Only 'greedy' follows landmarks while it runs; here they give the start alone."
+            )
+        return pull
 
     def _result(self, model: Deformation, pair: ImagePair, linear: Matrix) -> Result:
         field = model.forward().on_grid(pair.fixed.grid)
@@ -137,14 +170,20 @@ class DenseEngine:
 
     def _terms(self, lattice: Lattice) -> list[tuple[float, Similarity]]:
         s = self._settings
+        terms = [(1.0, s.similarity)]
+        if s.more_terms.strip():
+            terms += parse_terms(s.more_terms)
+        return [(weight, self._similarity(name, lattice)) for weight, name in terms]
+
+    def _similarity(self, name: str, lattice: Lattice) -> Similarity:
         options: dict[str, Any] = {}
-        if s.similarity == "lncc":
+        if name == "lncc":
             # The windows of blocks of two reach half a voxel further than asked.
-            options["radius"] = max(1, s.radius // max(lattice.factors))
+            options["radius"] = max(1, self._settings.radius // max(lattice.factors))
             options["block"] = lattice.factors
-        if s.similarity == "ngf":
+        if name == "ngf":
             options["spacing_mm"] = lattice.image_grid.spacing_mm
-        return [(1.0, make_similarity(s.similarity, **options))]
+        return make_similarity(name, **options)
 
     def _run(
         self,
@@ -186,11 +225,15 @@ def _spans(factors: tuple[int, ...], iterations: tuple[int, ...]) -> list[tuple[
     return [(float(a), float(b)) for a, b in itertools.pairwise(ends)]
 
 
-def _pull_of(pair: ImagePair, grid: Grid, linear: Matrix) -> LandmarkPull | None:
-    fixed, moving = pair.fixed_landmarks_ras, pair.moving_landmarks_ras
-    if not pair.landmarks_lead or fixed is None or moving is None:
-        return None
-    return LandmarkPull(fixed, moving, linear, grid, pair.device)
+def _tell_held_out(
+    pair: ImagePair, before: Transform, after: Transform, held: np.ndarray, progress: Progress
+) -> None:
+    """Tells how well landmarks agree that the registration did not see."""
+    start, end = (float(np.median(target_error_mm(pair, t, held))) for t in (before, after))
+    progress.message(
+        f"{len(held)} landmarks were held out: their median distance went from {start:.2f} mm to "
+        f"{end:.2f} mm."
+    )
 
 
 def _settled(values: list[float], tolerance: float) -> bool:

@@ -85,6 +85,8 @@ class LandmarkPull:
         linear: Linear part of the transform p -> linear(p + u(p)).
         grid: Grid of the deformation.
         device: Where it is computed.
+        strength: Share of the remaining distance that one pull covers; 1 holds the landmarks, less
+            weighs them against the images.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class LandmarkPull:
         linear: Matrix,
         grid: Grid,
         device: torch.device,
+        strength: float = 1.0,
     ) -> None:
+        self._strength = strength
         self._grid, self._coarse = grid, _thinned(grid, _MAX_PULL_VOXELS)
         self._support = _support(grid)
         self._longest = _LONGEST_PULL_VOXEL * min(grid.spacing_mm)
@@ -108,7 +112,7 @@ class LandmarkPull:
         """Returns a displacement (1, 3, *grid.shape), in voxels, that meets the landmarks."""
         field = Field(displacement, self._grid)
         centers = self._reached_mm(field, self._fixed[None, :, :, None, None])
-        residual = self._wanted - centers
+        residual = (self._wanted - centers) * self._strength
         length = residual.norm(dim=1, keepdim=True).clamp(min=1e-9)
         residual = residual * (self._longest / length).clamp(max=1.0)
         kernel = _wendland(torch.cdist(centers, centers) / self._support)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..geometry.field import Field
 from ..geometry.grid import Grid, Matrix
 from ..geometry.sampling import (
@@ -55,16 +57,26 @@ class PairLevel:
     partial: bool
 
     @classmethod
-    def of(cls, pair: ImagePair, linear: Matrix, spacing_mm: float, lattice: int = 1) -> PairLevel:
+    def of(
+        cls,
+        pair: ImagePair,
+        linear: Matrix,
+        spacing_mm: float,
+        lattice: int = 1,
+        rescale: bool = True,
+    ) -> PairLevel:
         """Smooths and resamples a pair to about a spacing.
 
         The moving image is smoothed to the same resolution, but never below its own. The grid of
         the fixed image is extended, its edge repeated, to whole voxels of a lattice of that factor.
+        Intensities are rescaled to 0 ... 1 unless they are so already.
         """
         fixed_mask = mask_on_grid(pair.fixed_mask, pair.fixed.grid, pair.device)
         moving_mask = mask_on_grid(pair.moving_mask, pair.moving.grid, pair.device)
-        fixed_data = rescale_intensity(pair.fixed.data, fixed_mask)
-        moving_data = rescale_intensity(pair.moving.data, moving_mask)
+        fixed_data, moving_data = pair.fixed.data, pair.moving.data
+        if rescale:
+            fixed_data = rescale_intensity(fixed_data, fixed_mask)
+            moving_data = rescale_intensity(moving_data, moving_mask)
         fixed = make_level(fixed_data, pair.fixed.grid, spacing_mm)
         moving = make_level(moving_data, pair.moving.grid, spacing_mm)
         to_moving = fixed.grid.voxel_to_voxel(moving.grid, linear)
@@ -227,7 +239,8 @@ class Puller:
     """Samples an image through a displacement that lives on a lattice.
 
     The displacement is mapped to the image's sampling grid while it is still small, and refined
-    there, which saves several passes over volumes of coordinates.
+    there, which saves several passes over volumes of coordinates. A fused kernel needs no grid: it
+    takes the refined displacement and makes the coordinates as it goes.
 
     Args:
         image: (1, C, ...) to sample.
@@ -242,8 +255,11 @@ class Puller:
     ) -> None:
         self._image, self._mask, self._lattice, self._partial = image, mask, lattice, partial
         shape = image.shape[2:]
-        where = apply_matrix(to_image, voxel_coordinates(lattice.image_grid.shape, image.device))
-        self._base = sampling_grid(where, shape)
+        self._to_image = to_image
+        # The kernel saves the product with an identity.
+        self._kernel_matrix = None if np.array_equal(to_image, np.eye(4)) else to_image
+        factors = torch.tensor(lattice.factors, device=image.device, dtype=torch.float32)
+        self._factors = factors.view(1, 3, 1, 1, 1)
         # A lattice voxel is `factors` voxels of the images.
         vectors = sampling_vectors(to_image, shape) @ np.diag(lattice.factors)
         self._vectors = torch.from_numpy(vectors).to(image.device, torch.float32)
@@ -255,6 +271,9 @@ class Puller:
         Args:
             displacement: (1, 3, *lattice.shape), in voxels of the lattice.
         """
+        fused = self._pull_fused(displacement)
+        if fused is not None:
+            return fused
         mapped = torch.matmul(self._vectors, displacement.flatten(2)).reshape(displacement.shape)
         fine = self._lattice.upsampled(mapped)
         grid = self._base + fine.permute(0, 2, 3, 4, 1)
@@ -263,6 +282,30 @@ class Puller:
             inside = self._inside(grid)
             mask = inside if mask is None else mask.mul_(inside)
         return sample_grid(self._image, grid), mask
+
+    @functools.cached_property
+    def _base(self) -> Tensor:
+        """Sampling grid without a displacement; kept, but only where torch needs it."""
+        where = voxel_coordinates(self._lattice.image_grid.shape, self._image.device)
+        return sampling_grid(apply_matrix(self._to_image, where), self._image.shape[2:])
+
+    def _pull_fused(self, displacement: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Does `pull` by kernels, or returns None where they do not run."""
+        if not kernels.available(self._image, displacement):
+            return None
+        # As `Lattice.refined`, but with the factors on the device already: copying them there at
+        # every step would make the host wait.
+        fine = self._lattice.upsampled(displacement * self._factors)
+        both = kernels.warp_with_inside(self._image, fine, self._kernel_matrix)
+        if both is None:
+            return None
+        moved, inside = both
+        if self._mask is None:
+            return moved, inside if self._partial else None
+        mask = kernels.warp(self._mask, fine, self._kernel_matrix)
+        if mask is None:
+            return None
+        return moved, mask.mul_(inside) if self._partial else mask
 
     def _inside(self, grid: Tensor) -> Tensor:
         inside = None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..geometry.jacobian import axis_gradient
 from ..losses.base import Similarity
 from .levels import Lattice, PairLevel, Puller
@@ -26,14 +27,20 @@ class LevelObjective:
         level: The images.
         terms: Weight and similarity of each term.
         lattice: Where the deformation lives.
+        more: Terms on other images of the same grid: weight, similarity, and their level.
     """
 
     def __init__(
-        self, level: PairLevel, terms: Sequence[tuple[float, Similarity]], lattice: Lattice
+        self,
+        level: PairLevel,
+        terms: Sequence[tuple[float, Similarity]],
+        lattice: Lattice,
+        more: Sequence[tuple[float, Similarity, PairLevel]] = (),
     ) -> None:
         self.lattice = lattice
         self.device = level.fixed.device
         self._terms = [_Term(weight, similarity, level, lattice) for weight, similarity in terms]
+        self._terms += [_Term(weight, one, own, lattice) for weight, one, own in more]
 
     def force(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the value, and the force on a deformation that pulls the moving image."""
@@ -77,13 +84,16 @@ class LevelObjective:
         """
         fine, coarse = self.lattice.image_grid.spacing_mm, self.lattice.grid.spacing_mm
         unit = min(fine) * min(coarse)
+        scales = [-weight * unit / (a * b) for a, b in zip(fine, coarse)]
+        fused = kernels.force(image, slope, scales)
+        if fused is not None:
+            return fused if force is None else force.add_(fused)
         if force is None:
             force = image.new_zeros((1, 3, *image.shape[2:]))
         for axis in range(3):
             part = axis_gradient(image, axis).mul_(slope)
             part = part if part.shape[1] == 1 else part.sum(1, keepdim=True)
-            scale = -weight * unit / (fine[axis] * coarse[axis])
-            force[:, axis : axis + 1].add_(part, alpha=scale)
+            force[:, axis : axis + 1].add_(part, alpha=scales[axis])
         return force
 
 
