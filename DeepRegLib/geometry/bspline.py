@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import GeometryError
@@ -179,6 +181,26 @@ class BSpline:
     def field(self, grid: Grid) -> Field:
         """Returns the deformation as a displacement on a grid parallel to the lattice."""
         return Field.from_ras_mm(self.lattice.evaluate(self.coefficients, grid), grid)
+
+    def map_points_ras(self, points_ras: ArrayLike) -> NDArray[np.float64]:
+        """Maps points of shape (N, 3) in RAS mm to p + u(p), exactly also between voxels."""
+        points = np.asarray(points_ras, np.float64).reshape(-1, 3)
+        mesh = np.array(self.lattice.mesh)
+        voxel = self.lattice.grid.to_voxel(points)
+        position = (voxel + 0.5) * (mesh / np.array(self.lattice.grid.shape))
+        inside = ((position > -1e-6) & (position < mesh + 1e-6)).all(axis=1)
+        first = np.clip(np.floor(position), 0, mesh - 1).astype(np.int64)
+        control = self.coefficients[0].detach().cpu().double().numpy()
+        taps = []
+        for k in range(4):
+            # Control point i lies at i - 1, so the four that count begin at floor(position).
+            distance = torch.from_numpy(np.clip(position, 0, mesh) - (first + k - 1))
+            taps.append((first + k, cubic_bspline(distance).numpy()))
+        moved = np.zeros_like(points)
+        for (i, wi), (j, wj), (k, wk) in itertools.product(taps, repeat=3):
+            weight = wi[:, 0] * wj[:, 1] * wk[:, 2]
+            moved += (control[:, i[:, 0], j[:, 1], k[:, 2]] * weight).T
+        return points + np.where(inside[:, None], moved, 0.0)
 
 
 def apply_along_axes(matrices: Sequence[Tensor], tensor: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class Transform:
         linear: 4 x 4 matrix, fixed RAS to moving RAS.
         field: Deformation applied before the linear map, usually on the fixed grid.
         spline: The B-spline that `field` is the sampled form of, for files and nodes that hold
-            control points. Everything here is computed from `field`; what changes the field drops
-            the spline.
+            control points. Points are mapped by it, images by `field`; both agree at the voxels,
+            so what changes the field has to drop the spline.
 
     Example:
         >>> shift = np.eye(4); shift[0, 3] = 5.0
@@ -74,7 +74,9 @@ class Transform:
     def map_points_ras(self, points_ras: ArrayLike) -> NDArray[np.float64]:
         """Maps points (N, 3) of the fixed space, RAS mm, to the moving space."""
         points = np.asarray(points_ras, np.float64).reshape(-1, 3)
-        if self.field is not None:
+        if self.spline is not None:
+            points = self.spline.map_points_ras(points)
+        elif self.field is not None:
             points = self.field.map_points_ras(points)
         return transform_points(self.linear, points)
 

@@ -30,8 +30,11 @@ def make_result(fixed, matrix=None, size_mm=1.0) -> Transform:
     return Transform(np.eye(4) if matrix is None else matrix, spline.field(fixed), spline)
 
 
-def centers_of(grid) -> np.ndarray:
-    return grid.to_ras(np.indices(grid.shape).reshape(3, -1).T[::11])
+def points_of(grid) -> np.ndarray:
+    """Some voxel centers, and points between them."""
+    centers = np.indices(grid.shape).reshape(3, -1).T[::11]
+    between = np.random.default_rng(3).random((200, 3)) * (np.array(grid.shape) - 1.0)
+    return grid.to_ras(np.concatenate([centers, between]))
 
 
 def by_vtk(node, points) -> np.ndarray:
@@ -53,7 +56,7 @@ def test_a_node_maps_as_the_library(scene, tools, kind, linear):
     node = mrml.add_spline_transform(scene, "result", transform)
     held = "vtkMRMLBSplineTransformNode" if linear == "identity" else "vtkMRMLTransformNode"
     assert node.GetClassName() == held
-    points = centers_of(fixed)
+    points = points_of(fixed)
     library = transform.map_points_ras(points)
     assert np.abs(library - Transform(transform.linear).map_points_ras(points)).max() > 0.5
     apart = np.linalg.norm(by_vtk(node, points) - library, axis=1).max()
@@ -71,7 +74,7 @@ def test_slicer_reads_the_file_that_the_library_writes(scene, tools, tmp_path, l
     assert node.AddDefaultStorageNode()
     node.GetStorageNode().SetFileName(str(path))
     assert node.GetStorageNode().ReadData(node)
-    points = centers_of(fixed)
+    points = points_of(fixed)
     library = transform.map_points_ras(points)
     apart = np.linalg.norm(by_vtk(node, points) - library, axis=1).max()
     assert apart < TOLERANCE_VOXEL * min(fixed.spacing_mm)
@@ -86,7 +89,7 @@ def test_itk_reads_the_file_that_slicer_writes(scene, tools, tmp_path, linear):
     assert node.AddDefaultStorageNode()
     node.GetStorageNode().SetFileName(str(path))
     assert node.GetStorageNode().WriteData(node)
-    points = centers_of(fixed)
+    points = points_of(fixed)
     apart = np.linalg.norm(by_itk(path, points) - transform.map_points_ras(points), axis=1).max()
     assert apart < TOLERANCE_VOXEL * min(fixed.spacing_mm)
 

@@ -107,6 +107,12 @@ def test_a_spline_in_ras_gives_the_field_in_voxels(grid):
     start = grid.to_ras(places)
     mapped = spline.field(grid).map_points_ras(start)
     np.testing.assert_allclose(mapped, start + start @ slope.T, atol=1e-4)
+    between = grid.to_ras(places + 0.37)
+    exact = spline.map_points_ras(between)
+    np.testing.assert_allclose(exact, between + between @ slope.T, atol=1e-9)
+    beyond = grid.to_ras([[-0.6, 3.0, 3.0]])
+    np.testing.assert_array_equal(spline.map_points_ras(beyond), beyond)
+    assert spline.map_points_ras(np.zeros((0, 3))).shape == (0, 3)
     with pytest.raises(GeometryError, match="coefficients of this B-spline"):
         BSpline(lattice, vectors[:, :2])
 
@@ -114,3 +120,14 @@ def test_a_spline_in_ras_gives_the_field_in_voxels(grid):
 def _evaluate(grid, slope):
     index = np.moveaxis(np.indices(grid.shape), 0, -1)
     return grid.to_ras(index) @ slope
+
+
+def test_points_are_mapped_as_voxels_are(grid, generator):
+    lattice = BSplineLattice.between_centers(grid, (3, 4, 2))
+    shape = lattice.control_grid.shape
+    vectors = torch.randn(1, 3, *shape, generator=generator, dtype=torch.float64)
+    spline = BSpline(lattice, vectors)
+    points = grid.to_ras(np.indices(grid.shape).reshape(3, -1).T)
+    np.testing.assert_allclose(
+        spline.map_points_ras(points), spline.field(grid).map_points_ras(points), atol=1e-4
+    )

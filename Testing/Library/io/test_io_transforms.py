@@ -293,6 +293,10 @@ def test_a_spline_is_written_with_its_control_points(tmp_path, grid, suffix, wit
         assert len(parts) == 2 and parts[0].IsLinear()
     assert isinstance(parts[-1], sitk.BSplineTransform) and parts[-1].GetOrder() == 3
     assert parts[-1].GetTransformDomainMeshSize() == (5, 7, 6)
+    between = points_in(grid)
+    np.testing.assert_allclose(
+        transform.map_points_ras(between), map_by_itk(found, between), atol=1e-6
+    )
     points = grid.to_ras(np.indices(grid.shape).reshape(3, -1).T[::7])
     np.testing.assert_allclose(
         transform.map_points_ras(points), map_by_itk(found, points), atol=1e-3
