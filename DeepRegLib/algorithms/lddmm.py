@@ -94,7 +94,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="sigma",
-            default=0.1,
+            default=0.15,
             minimum=0.0001,
             maximum=100.0,
             help="Assumed noise of the similarity; smaller follows the images more closely.",
@@ -117,7 +117,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="weights",
-            default=(4.0, 2.0, 1.0),
+            default=(9.0, 3.0, 1.0),
             minimum=0.0001,
             maximum=10000.0,
             help="Weight of each Gaussian.",
