@@ -56,7 +56,7 @@ class DenseSettings:
 
 
 #: Smoothing of the update and of the field in voxels, and the weight of volume change.
-REGULARITY = {"detailed": (1.7, 0.7, 0.1), "smooth": (2.5, 1.2, 0.2)}
+REGULARITY = {"detailed": (1.7, 0.7, 0.07), "smooth": (2.5, 1.2, 0.2)}
 #: Different contrasts agree less well, so their noisier forces are smoothed this much more, and
 #: correlation needs windows this much wider (measured on T1 to FLAIR, Benchmarks/README.md).
 _DIFFERENT_SIGMA, _DIFFERENT_RADIUS = (2.35, 2.85), 2
