@@ -80,7 +80,7 @@ def save(name: str, figures: dict[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = {"origin": ORIGIN, **figures}
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(_rounded(record), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(ROOT)}")
 
 
@@ -99,11 +99,12 @@ def _origin() -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Returns figures with five significant digits, for files."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(f"{float(value):.5g}")
     return value

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ORIGIN, RESULTS, _rounded
+from common import ORIGIN, RESULTS, rounded
 from peers import cases
 from peers.environments import PEERS, python_of
 from peers.evaluate import read_field
@@ -34,7 +34,11 @@ from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import read_image
 
 FOLDER = RESULTS / "compare"
-OURS = ("deepreg:rigid+affine+greedy:fast", "deepreg:rigid+affine+greedy:balanced")
+OURS = (
+    "deepreg:rigid+affine+greedy:fast",
+    "deepreg:rigid+affine+greedy:balanced",
+    "deepreg:rigid+affine+syn:balanced",
+)
 SAME = (
     *OURS, "greedy:wncc-sv", "greedy:ncc", "ants:syn-quick", "ants:syn-mattes", "fireants:greedy",
     "fireants:syn", "convexadam:mind", "elastix:brain-mi", "elastix:default-ncc",
@@ -93,7 +97,7 @@ def keep(dataset: str, entry: dict[str, Any]) -> None:
     entries = [e for e in read_entries(dataset) if (e["pair"], e["method"]) != key]
     path = FOLDER / f"{dataset}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"dataset": dataset, "entries": [*entries, _rounded(entry)]}
+    content = {"dataset": dataset, "entries": [*entries, rounded(entry)]}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -136,9 +136,9 @@ def flair() -> None:
     """Rigid T1 to FLAIR against the best of several SimpleITK mutual-information runs."""
     rows = []
     for subject in (*OFFSET, *ALIGNED):
-        fixed, moving = _t1_flair(subject)
+        fixed, moving = t1_flair(subject)
         result, seconds = register(ImagePair(fixed, moving), "rigid")
-        best, value = _best_simpleitk(fixed, moving)
+        best, value = best_simpleitk(fixed, moving)
         between = np.linalg.inv(best) @ result.transform.linear
         points = fixed.grid.to_ras(np.argwhere(fixed.numpy() > 0)[::997])
         distance = np.linalg.norm(transform_points(between, points) - points, axis=1)
@@ -162,14 +162,14 @@ def warped() -> None:
     """T1 to FLAIR after a known smooth warp of 8 mm: how much of it is found."""
     rows = []
     for subject in ALIGNED:
-        fixed, moving = _t1_flair(subject)
+        fixed, moving = t1_flair(subject)
         inside = fixed.data > 0
         truth = known_warp(moving, 8.0, int(subject))
         bent = Image(truth.warp(moving.data, moving.grid, moving.grid), moving.grid)
         # The two scans lie up to 2 mm apart as stored, so the truth starts from their rigid
         # alignment R by another program: bent(y) = moving(truth(y)) asks for truth^-1(R(x)).
-        aligned, _ = _best_simpleitk(fixed, moving)
-        answer = _after(aligned, invert(truth, moving.grid)[0], fixed.grid)
+        aligned, _ = best_simpleitk(fixed, moving)
+        answer = after(aligned, invert(truth, moving.grid)[0], fixed.grid)
         for similarity in ("auto", "mi"):
             result, seconds = register(ImagePair(fixed, bent), "rigid+affine+greedy",
                                        modality="different",
@@ -198,7 +198,7 @@ def known_warp(moving: Image, amplitude_mm: float, seed: int) -> Transform:
     return Transform(np.eye(4), Field.from_ras_mm(vectors, grid))
 
 
-def _after(linear: np.ndarray, transform: Transform, grid: Grid) -> Transform:
+def after(linear: np.ndarray, transform: Transform, grid: Grid) -> Transform:
     """The transform after a linear map, as one displacement on a grid."""
     points = grid.to_ras(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))
     moved = transform.map_points_ras(transform_points(linear, points))
@@ -211,7 +211,7 @@ def _error(found: Transform, answer: Transform, grid: Grid, inside: torch.Tensor
     return float(difference.norm(dim=1, keepdim=True)[inside].mean())
 
 
-def _t1_flair(subject: str) -> tuple[Image, Image]:
+def t1_flair(subject: str) -> tuple[Image, Image]:
     stem = data_folder() / "brain_t1_flair" / subject
     return read_image(f"{stem}_t1.nii.gz"), read_image(f"{stem}_flair.nii.gz")
 
@@ -227,7 +227,7 @@ def _random_motion(grid: Grid, seed: int) -> tuple[np.ndarray, float, float]:
     return motion, float(np.degrees(angle)), float(shift)
 
 
-def _best_simpleitk(fixed: Image, moving: Image) -> tuple[np.ndarray, float]:
+def best_simpleitk(fixed: Image, moving: Image) -> tuple[np.ndarray, float]:
     """The best of six mutual-information runs from different starts."""
     a, b = (sitk.Cast(to_sitk(image), sitk.sitkFloat32) for image in (fixed, moving))
     moments = sitk.CenteredTransformInitializer(

@@ -282,7 +282,8 @@ def _settled(transform: Transform, fixed: Grid) -> Transform:
     rim = _rim_motion(field)
     if rim > 0.0:
         field = field.faded(1 if rim < _STILL_VOXEL else max(4, int(np.ceil(2.0 * rim))))
-    return Transform(transform.linear, field)
+    spline = transform.spline if rim < _STILL_VOXEL else None
+    return Transform(transform.linear, field, spline)
 
 
 def _split(initial: Transform | None, fixed: Grid) -> Transform | None:

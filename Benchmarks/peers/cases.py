@@ -171,19 +171,19 @@ def _coarse(source: Path, target: Path, mask: bool) -> None:
 
 def _flair(name: str, a: str, b: str) -> Case:
     # The known warp and the answer are those of the main benchmark.
-    from main_job import _after, _best_simpleitk, _t1_flair, invert, known_warp
+    from main_job import after, best_simpleitk, invert, known_warp, t1_flair
 
     subject = a.split("_")[0]
     folder = CACHE / "flair" / subject
-    fixed, moving = _t1_flair(subject)
+    fixed, moving = t1_flair(subject)
     bent_path, answer_path = folder / "bent.nii.gz", folder / "answer.nrrd"
     if not answer_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         truth = known_warp(moving, 8.0, int(subject))
         bent = truth.warp(moving.data, moving.grid, moving.grid)
         write_image(Image(bent, moving.grid), bent_path)
-        aligned, _ = _best_simpleitk(fixed, moving)
-        answer = _after(aligned, invert(truth, moving.grid)[0], fixed.grid)
+        aligned, _ = best_simpleitk(fixed, moving)
+        answer = after(aligned, invert(truth, moving.grid)[0], fixed.grid)
         write_displacement(answer, answer_path, fixed.grid)
 
     def measure(transform: Transform, inverse: Transform | None) -> evaluate.Figures:
