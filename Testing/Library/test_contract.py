@@ -14,7 +14,7 @@ from DeepRegLib.registration.base import Event, Image, Progress
 from DeepRegLib.registration.compose import parse_stages
 
 #: Whatever makes a run small, for those algorithms that have it.
-SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24)}
+SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24), "time_steps": 3}
 
 
 def small_settings(*keys):
