@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .. import kernels
 from ..errors import GeometryError
 from .grid import Grid, invert_matrix
 from .sampling import (
@@ -144,6 +145,9 @@ class Field:
 
 def compose_displacements(outer: Tensor, inner: Tensor) -> Tensor:
     """Returns the displacement of x -> outer(inner(x)), (B, 3, *shape) in voxels of one grid."""
+    fused = kernels.compose(outer, inner)
+    if fused is not None:
+        return fused
     where = voxel_coordinates(inner.shape[2:], inner.device, inner.dtype) + inner
     return inner + sample(outer, where)
 

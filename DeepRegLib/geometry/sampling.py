@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .. import kernels
 from ..errors import GeometryError
 
 Interpolation = Literal["linear", "nearest", "bspline"]
@@ -143,9 +144,16 @@ def gaussian_smooth(image: Tensor, sigma_voxel: float | Sequence[float]) -> Tens
         sigma_voxel: Standard deviation in voxels, one for all or one for each tensor axis.
     """
     sigmas = [float(sigma_voxel)] * 3 if isinstance(sigma_voxel, (int, float)) else sigma_voxel
-    for axis, sigma in enumerate(sigmas):
-        if sigma > 1e-3 and image.shape[2 + axis] > 1:
-            image = convolve_axis(image, gaussian_kernel(float(sigma)), axis)
+    weights = [
+        gaussian_kernel(float(sigma)) if sigma > 1e-3 and size > 1 else None
+        for sigma, size in zip(sigmas, image.shape[2:])
+    ]
+    fused = kernels.convolve(image, weights)
+    if fused is not None:
+        return fused
+    for axis, kernel in enumerate(weights):
+        if kernel is not None:
+            image = convolve_axis(image, kernel, axis)
     return image
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .base import BoundSimilarity, Similarity, check_images, full, taped
 from .blocks import Block, block_sum, spread_blocks
 from .box import box_sum
@@ -154,20 +155,33 @@ class _BoundLNCC(BoundSimilarity):
     def __init__(self, similarity: LNCC, fixed: Tensor, mask: Tensor | None) -> None:
         super().__init__(similarity, fixed, mask)
         self._lncc = similarity
-        self._window = _Window.of(fixed, mask, similarity)
-        self._local = _Local.of(fixed, self._window)
+        # The fused kernel makes them as it goes; they are made when torch needs them.
+        self._kept: tuple[_Window, _Local] | None = None
 
     def value_and_gradient(
         self, moved: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns value and gradient; see `BoundSimilarity`."""
-        window, f = self._window, self._local
-        if mask is not None:
-            window = _Window.of(self._fixed, mask, self._lncc)
-            f = _Local.of(self._fixed, window)
+        lncc = self._lncc
+        if lncc.block == (1, 1, 1):
+            seen = self._mask if mask is None else mask
+            fused = kernels.lncc(self._fixed, moved, seen, lncc.radius, lncc.signed)
+            if fused is not None:
+                return fused
+        window, f = self._statistics(mask)
         m = _Local.of(moved, window)
-        value, a, _, b = self._lncc._compare(f, m, window)
+        value, a, _, b = lncc._compare(f, m, window)
         return value, _gradient(m, f.image, f.mean, a, b, window)
+
+    def _statistics(self, mask: Tensor | None) -> tuple[_Window, _Local]:
+        """Returns the kept statistics of the fixed image, or those within another mask."""
+        if mask is None and self._kept is not None:
+            return self._kept
+        window = _Window.of(self._fixed, self._mask if mask is None else mask, self._lncc)
+        statistics = window, _Local.of(self._fixed, window)
+        if mask is None:
+            self._kept = statistics
+        return statistics
 
 
 def _gradient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .base import Similarity, check_images, full, taped
 
 
@@ -52,6 +53,13 @@ class MutualInformation(Similarity):
 
     def _channel(self, f: Tensor, m: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         bins = self.bins
+        joint = kernels.joint_histogram(f, m, bins, w)
+        if joint is not None:
+            number = m.numel() if w is None else w.sum() + 1e-12
+            value, table = self._derivative(joint / number)
+            fused = kernels.histogram_slope(f, m, table * ((bins - 5) / number), w)
+            if fused is not None:
+                return value.to(m.dtype), fused
         row = (f.clamp(0.0, 1.0) * (bins - 1) + 0.5).long().mul_(bins)
         # Two bins on either side hold the tails of the spline.
         position = m.clamp(0.0, 1.0) * (bins - 5) + 2.0

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..geometry.field import Field, compose_displacements, fade_window
 from ..geometry.inverse import invert_displacement
 from ..geometry.sampling import gaussian_smooth
@@ -80,6 +81,9 @@ class Stepper:
 
     def _longest(self, vectors: Tensor) -> Tensor:
         """Largest length in units of the smallest voxel edge, a scalar on the device."""
+        fused = kernels.max_norm(vectors, self.relative)
+        if fused is not None:
+            return fused
         square = torch.zeros_like(vectors[:, :1])
         for axis in range(3):
             part = vectors[:, axis : axis + 1]

@@ -15,14 +15,16 @@ LIGHT = {"spec", "registry", "job", "errors", "card"}
 HEAVY = {"torch", "numpy", "SimpleITK", "vtk", "slicer", "safetensors", "scipy"}
 #: Package of DeepRegLib -> packages of DeepRegLib that it may import.
 ALLOWED = {
-    "geometry": {"geometry", "errors"},
-    "losses": {"losses", "geometry", "errors"},
+    "kernels": {"kernels", "errors"},
+    "geometry": {"geometry", "kernels", "errors"},
+    "losses": {"losses", "geometry", "kernels", "errors"},
     "networks": {"networks", "geometry", "errors"},
     "metrics": {"metrics", "losses", "geometry", "registration", "card", "errors"},
     "registration": {
         "registration",
         "losses",
         "geometry",
+        "kernels",
         "networks",
         "spec",
         "registry",
@@ -37,6 +39,7 @@ ONLY_IN = {
     "SimpleITK": ("io", "api.py", "inputs.py", "outputs.py", "doctor.py"),
     "slicer": ("bridge",),
     "vtk": ("bridge", "pictures"),
+    "triton": ("kernels",),
 }
 FORBIDDEN = {"qt", "ctk", "PythonQt", "PySide6", "scipy", "deepreg"}
 
@@ -162,6 +165,8 @@ def test_library_file(file):
         ("geometry/grid.py", "import torch"),
         ("geometry/field.py", "from ..losses import lncc"),
         ("losses/mse.py", "from ..registration.base import Image"),
+        ("losses/lncc.py", "import triton"),
+        ("kernels/operations.py", "from ..geometry.sampling import sample"),
         ("algorithms/greedy.py", "from .rigid import Algorithm"),
         ("algorithms/greedy.py", "from ..io.images import read_image"),
         ("registration/dense.py", "import SimpleITK"),
@@ -204,6 +209,8 @@ def test_rules_let_good_code_pass():
     assert not code_faults("F.grid_sample(a, b)", LIBRARY / "geometry" / "sampling.py")
     assert not code_faults("flip = (-1.0, -1.0, 1.0)", LIBRARY / "io" / "itk_transform.py")
     assert not import_faults("from .grid import Grid", LIBRARY / "geometry" / "field.py")
+    assert not import_faults("from .. import kernels", LIBRARY / "losses" / "lncc.py")
+    assert not import_faults("import triton", LIBRARY / "kernels" / "triton_boxes.py")
     assert not import_faults("from ..losses.lncc import LNCC", LIBRARY / "algorithms" / "greedy.py")
 
 
