@@ -27,7 +27,7 @@ def run(job: Job) -> Outcome:
     torch.set_num_threads(job.threads)
     algorithm, _, preset = job.variant.partition(":")
     settings: dict[str, object] = {}
-    if job.modality == "different" and "greedy" in algorithm:
+    if job.modality == "different" and not {"greedy", "syn"}.isdisjoint(algorithm.split("+")):
         settings["modality"] = "different"
     if job.aligned:
         settings["initialization"] = "stored"
