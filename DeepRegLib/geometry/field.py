@@ -157,11 +157,11 @@ def fade_window(
 ) -> Tensor:
     """Returns weights (1, 1, *shape) that rise from 0 at the edge to 1 at `width_voxel`.
 
-    An axis of one voxel keeps the weight 1: there is no inside to fade towards.
+    An axis of fewer than four voxels keeps the weight 1: there is no inside to fade towards.
     """
     window = torch.ones(1, 1, *shape, device=device)
     for axis, size in enumerate(shape):
-        if size == 1:
+        if size < 4:
             continue
         width = max(1, min(width_voxel, (size - 1) // 2))
         i = torch.arange(size, device=device, dtype=torch.float32)

@@ -28,6 +28,7 @@ from .preprocess import (
     rescale_intensity,
 )
 from .quasi_newton import minimize
+from .thin import are_slices, frame_of, slice_candidates
 
 #: Orientations that are refined at the coarsest level, and starts that go on to the second.
 _REFINED, _KEPT = 24, 4
@@ -92,7 +93,13 @@ class LinearEngine:
         matrices = self._starts(pair, levels[0])
         for index, samples in enumerate(levels):
             matrices = self._refine_all(
-                matrices, samples, similarity, (center, radius), (index, len(levels)), progress
+                pair,
+                matrices,
+                samples,
+                similarity,
+                (center, radius),
+                (index, len(levels)),
+                progress,
             )
             matrices = matrices[: _KEPT if index == 0 else 1]
             if progress.wants_preview():
@@ -108,6 +115,8 @@ class LinearEngine:
         has_landmarks = pair.fixed_landmarks_ras is not None and len(pair.fixed_landmarks_ras) >= 3
         if method == "landmarks" or (method == "auto" and has_landmarks):
             return [from_landmarks(pair, self._settings.kind)]
+        if are_slices(pair):
+            return slice_candidates(pair, method)
         starts = candidates(pair, method, self._settings.rotations)
         if len(starts) <= 7:
             return starts
@@ -118,6 +127,7 @@ class LinearEngine:
 
     def _refine_all(
         self,
+        pair: ImagePair,
         matrices: Sequence[Matrix],
         samples: _Samples,
         similarity: Similarity,
@@ -129,9 +139,9 @@ class LinearEngine:
         found = []
         kind: LinearKind = self._settings.kind if level[0] > 0 or len(matrices) == 1 else "rigid"
         if len(matrices) > 2 * _PROMISING:
-            matrices = self._promising(matrices, samples, similarity, pivot, progress)
+            matrices = self._promising(pair, matrices, samples, similarity, pivot, progress)
         for number, start in enumerate(matrices):
-            objective = _Objective(samples, similarity, kind, start, *pivot)
+            objective = _Objective(pair, samples, similarity, kind, start, *pivot)
             value, matrix = objective.minimize(self._settings.iterations)
             found.append((value, matrix))
             self._history.append({"level": level[0], "iteration": number, "value": value})
@@ -143,6 +153,7 @@ class LinearEngine:
 
     def _promising(
         self,
+        pair: ImagePair,
         matrices: Sequence[Matrix],
         samples: _Samples,
         similarity: Similarity,
@@ -152,7 +163,7 @@ class LinearEngine:
         """Refines many starts a little, and returns the best few of them, the best first."""
         found = []
         for start in matrices:
-            objective = _Objective(samples, similarity, "rigid", start, *pivot)
+            objective = _Objective(pair, samples, similarity, "rigid", start, *pivot)
             found.append(objective.minimize(min(_GLANCE, self._settings.iterations)))
             progress.update(0.0, found[-1][0])
             if progress.stop_requested:
@@ -198,6 +209,7 @@ class _Objective:
 
     def __init__(
         self,
+        pair: ImagePair,
         samples: _Samples,
         similarity: Similarity,
         kind: LinearKind,
@@ -208,15 +220,18 @@ class _Objective:
         self._samples, self._similarity, self._kind = samples, similarity, kind
         self._start, self._radius = start, radius_mm
         # The pivot lies in the moving space: the parameters turn the start about it.
-        self._center = start[:3, :3] @ center_ras + start[:3, 3]
-        self._count = PARAMETER_COUNT[kind]
+        pivot = start[:3, :3] @ center_ras + start[:3, 3]
+        frame = frame_of(pair, kind, start, pivot)
+        self._free = torch.tensor(frame.free)
+        self._basis = torch.from_numpy(frame.basis.copy())
+        self._back = torch.from_numpy(np.linalg.inv(frame.basis))
 
     def minimize(self, iterations: int) -> tuple[float, Matrix]:
         """Returns the least value met, with its matrix."""
         resolution = min(self._samples.moving.grid.spacing_mm)
         value, parameters = minimize(
             self._value_and_gradient,
-            np.zeros(self._count),
+            np.zeros(len(self._free)),
             iterations,
             first_step=resolution,
             longest_step=4.0 * resolution,
@@ -225,8 +240,10 @@ class _Objective:
         return value, self._matrix(torch.from_numpy(parameters)).numpy()
 
     def _matrix(self, parameters: Tensor) -> Tensor:
-        turn = linear_matrix(parameters, self._kind, self._center, self._radius)
-        return turn @ torch.tensor(self._start)
+        full = parameters.new_zeros(PARAMETER_COUNT[self._kind])
+        full = full.index_copy(0, self._free, parameters)
+        turn = linear_matrix(full, self._kind, np.zeros(3), self._radius)
+        return self._basis @ turn @ self._back @ torch.tensor(self._start)
 
     def _value_and_gradient(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         s = self._samples
