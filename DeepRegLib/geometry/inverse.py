@@ -103,11 +103,31 @@ def invert(transform: Transform, moving: Grid) -> tuple[Transform, InverseError]
     targets = apply_matrix(to_fixed, voxel_coordinates(moving.shape, device))
     guess = targets + _coarse_inverse(field, moving, to_fixed, targets)
     points, error = solve_inverse(field.displacement, targets, start=guess)
+    points = targets + _balanced(points - targets)
     rotation = np.eye(4)
     rotation[:3, :3] = invert_matrix(to_fixed)[:3, :3]
     vectors = apply_matrix(rotation, points - targets)
     figures = InverseError(float(error.mean()), float(error.max()))
     return Transform(back, Field(vectors, moving)), figures
+
+
+def _balanced(vectors: Tensor) -> Tensor:
+    """Changes values at voxels so that linear interpolation between them errs least on average.
+
+    Interpolation between exact values always errs to the same side where a function bends, by
+    1/12 of its second difference in the mean. Taking that off the values (the quasi-projection of
+    linear splines; Condat, Blu, Unser, IEEE ICIP 2005) shares the error
+    between voxels and the space between them.
+    """
+    result = vectors.clone()
+    for dim in (2, 3, 4):
+        inner = vectors.shape[dim] - 2
+        if inner > 0:
+            middle = vectors.narrow(dim, 1, inner)
+            bend = vectors.narrow(dim, 0, inner) + vectors.narrow(dim, 2, inner)
+            bend.sub_(middle, alpha=2.0)
+            result.narrow(dim, 1, inner).sub_(bend, alpha=1.0 / 12.0)
+    return result
 
 
 def _coarse_inverse(field: Field, moving: Grid, to_fixed: Matrix, targets: Tensor) -> Tensor:

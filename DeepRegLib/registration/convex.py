@@ -26,7 +26,7 @@ from ..geometry.grid import Grid
 from ..geometry.sampling import inside_image, sample
 from ..geometry.transform import Transform
 from ..losses.mind import MIND
-from .adam_refine import AdamSettings, FeatureLevel, refine, without_folds
+from .adam_refine import AdamSettings, FeatureLevel, refine
 from .base import ImagePair, Progress, Result
 from .convex_search import (
     cost_volume,
@@ -36,6 +36,7 @@ from .convex_search import (
     search_radii,
     smoothed,
 )
+from .folds import without_folds
 from .landmark_start import LandmarkPull
 from .preprocess import make_level, mask_on_grid, rescale_intensity
 

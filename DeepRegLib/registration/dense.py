@@ -19,6 +19,7 @@ from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .deformations import DEFORMATIONS, Compositive, Deformation, StepSettings
+from .folds import without_folds
 from .guidance import hold_out, label_pair, label_term, landmark_pull, target_error_mm
 from .landmark_start import LandmarkPull
 from .levels import Lattice, PairLevel, level_spacings
@@ -162,6 +163,7 @@ class DenseEngine:
 
     def _result(self, model: Deformation, pair: ImagePair, linear: Matrix) -> Result:
         field = model.forward().on_grid(pair.fixed.grid)
+        field = Field(without_folds(field.displacement), field.grid)
         return Result(Transform(linear, field), history=self._history)
 
     def _steps(self) -> StepSettings:

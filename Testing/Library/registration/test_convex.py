@@ -23,7 +23,6 @@ from DeepRegLib.registration.adam_refine import (
     objective,
     refine,
     smoothing_passes,
-    without_folds,
 )
 from DeepRegLib.registration.base import Image, ImagePair, Progress
 from DeepRegLib.registration.convex import coarsening, faded_rim, pooled, pooled_grid
@@ -34,6 +33,7 @@ from DeepRegLib.registration.convex_search import (
     offsets,
     search_radii,
 )
+from DeepRegLib.registration.folds import without_folds
 
 
 def random(*shape, seed=0):
