@@ -76,6 +76,8 @@ def for_modality(settings: DenseSettings) -> DenseSettings:
     """Returns settings whose similarity and smoothing fit the contrasts of the pair."""
     if settings.similarity == "auto":
         settings = replace(settings, similarity="lncc")
+        if settings.modality == "different" and not settings.more_terms:
+            settings = replace(settings, more_terms="1*mi")
     if settings.modality == "same":
         return settings
     return replace(
