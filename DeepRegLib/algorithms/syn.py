@@ -43,7 +43,7 @@ SPEC = AlgorithmSpec(
             name="similarity",
             default="auto",
             choices=("auto", "lncc", "mse", "ncc", "mi", "mind", "ngf"),
-            help="What is compared; auto: local correlation, with mutual information across contrasts.",
+            help="Auto: local correlation, joined by mutual information across contrasts.",
             advanced=True,
         ),
         Parameter(
