@@ -184,6 +184,7 @@ class RunPart:
             fixed.shape, fixed.spacing_mm, moving.shape, kind, self._node.preset.value,
             device=device,
             linear_stages=sum(registry.spec(key).transform == "linear" for key in stages),
+            algorithm=stages[-1],
         )  # fmt: skip
         if guess.seconds is None:
             text = _("Needs about {memory}.").format(memory=_memory(guess.memory_mb))

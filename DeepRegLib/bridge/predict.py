@@ -23,6 +23,8 @@ Kind = Literal["linear", "bspline", "dense"]
 _LINEAR_SECONDS = {"fast": (5.3, 0.7), "balanced": (7.1, 1.65)}
 #: Seconds of the dense stage for a million voxels of its finest grid.
 _DENSE_SECONDS = {"fast": 0.75, "balanced": 6.7}
+#: How much longer other dense algorithms take; of the rest the time is not known.
+_DENSE_FACTOR = {"greedy": 1.0, "syn": 2.0}
 #: Seconds to finish (warp, inverse, quality) for a million voxels, fixed (linear), moving (dense).
 _FINISH_SECONDS = {"linear": 0.06, "dense": 1.5}
 #: MiB of the process before it holds an image.
@@ -70,6 +72,7 @@ def predict(
     device: str = "cpu",
     linear_stages: int | None = None,
     finest_mm: float = 0.0,
+    algorithm: str = "greedy",
 ) -> Prediction:
     """Predicts time and memory of a run.
 
@@ -82,6 +85,7 @@ def predict(
         device: ``cpu`` or ``cuda``; resolve ``auto`` first.
         linear_stages: Linear stages that run; 1 for linear algorithms and 2 before others if None.
         finest_mm: Voxel size of the finest level; that of the fixed image if 0.
+        algorithm: Key of the dense algorithm.
     """
     fixed, moving = (float(np.prod(shape)) / 1e6 for shape in (fixed_shape, moving_shape))
     linear = algorithm_kind == "linear"
@@ -101,7 +105,10 @@ def predict(
     finest = fixed
     for spacing in fixed_spacing_mm:
         finest *= min(1.0, spacing / finest_mm) if finest_mm > 0 else 1.0
-    seconds += _DENSE_SECONDS[preset] * finest + _FINISH_SECONDS["dense"] * moving
+    if algorithm not in _DENSE_FACTOR:
+        return Prediction(None, memory)
+    dense = _DENSE_SECONDS[preset] * _DENSE_FACTOR[algorithm]
+    seconds += dense * finest + _FINISH_SECONDS["dense"] * moving
     return Prediction(seconds, memory)
 
 
