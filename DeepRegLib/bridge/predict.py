@@ -1,10 +1,10 @@
 """How long a registration will take, and how much memory, before it runs.
 
-The constants are fitted to six runs of this library on real brain images (T1, 0.6 to 5.5 million
-voxels; the sample pair, and people of OASIS at 1 and 2 mm), on the CPU with one thread: affine and
-greedy, presets fast and balanced. They fit those runs within about a quarter. Another computer is
-faster or slower; more threads are faster. No run was made with the preset accurate, with
-B-splines, or on a GPU: there the time is None, and the memory is that of the same arrays.
+The constants are fitted to six runs of this library on real brain images (T1 of people of OASIS at
+1 and 2 mm, 0.6 to 5.8 million voxels), on the CPU with one thread: affine, greedy and syn, presets
+fast and balanced. They fit those runs within about a quarter. Another computer is faster or slower;
+more threads are faster. No run was made with the preset accurate, with other deformable algorithms,
+or on a GPU: there the time is None, and the memory is that of the same arrays.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..geometry.grid import Grid
 Kind = Literal["linear", "bspline", "dense"]
 
 #: Seconds of the rigid stage and of each further linear stage; hardly depend on the size.
-_LINEAR_SECONDS = {"fast": (5.3, 0.7), "balanced": (7.1, 1.65)}
+_LINEAR_SECONDS = {"fast": (4.3, 0.55), "balanced": (5.1, 1.05)}
 #: Seconds of the dense stage for a million voxels of its finest grid.
-_DENSE_SECONDS = {"fast": 0.75, "balanced": 6.7}
+_DENSE_SECONDS = {"fast": 1.14, "balanced": 1.9}
 #: How much longer other dense algorithms take; of the rest the time is not known.
-_DENSE_FACTOR = {"greedy": 1.0, "syn": 2.0}
+_DENSE_FACTOR = {"greedy": 1.0, "syn": 2.1}
 #: Seconds to finish (warp, inverse, quality) for a million voxels, fixed (linear), moving (dense).
-_FINISH_SECONDS = {"linear": 0.06, "dense": 1.5}
+_FINISH_SECONDS = {"linear": 0.06, "dense": 1.85}
 #: MiB of the process before it holds an image.
 _PROCESS_MB = 360.0
 #: MiB: constant, and for a million fixed and moving voxels.
 _LINEAR_MB = (40.0, 38.0, 38.0)
-_DENSE_MB = {"fast": (170.0, 47.0, 100.0), "balanced": (170.0, 105.0, 100.0)}
+_DENSE_MB = {"fast": (100.0, 55.0, 100.0), "balanced": (100.0, 55.0, 100.0)}
 
 
 @dataclass(frozen=True)

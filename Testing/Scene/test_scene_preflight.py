@@ -238,20 +238,22 @@ def test_sentences_are_translated_before_names_are_filled_in(scene, pair):
 
 def test_predictions_meet_the_measured_runs():
     sample = (110, 133, 109), (1.5,) * 3, (162, 165, 198)
-    person_1mm = (170, 207, 155), (1.0,) * 3, (166, 197, 159)
+    person_1mm = (167, 214, 162), (1.0,) * 3, (163, 202, 151)
     person_2mm = (84, 107, 81), (2.0,) * 3, (82, 101, 76)
-    for images, kind, preset, seconds, memory in (
-        (sample, "dense", "fast", 15.5, 1098), (sample, "dense", "balanced", 27.7, 1192),
-        (person_2mm, "dense", "balanced", 13.7, 616), (person_1mm, "dense", "fast", 18.9, 1356),
-        (person_1mm, "linear", "balanced", 10.4, 824), (person_2mm, "linear", "fast", 4.8, 434),
+    for images, algorithm, preset, seconds, memory in (
+        (person_2mm, "greedy", "balanced", 8.2, 506), (person_1mm, "greedy", "fast", 21.5, 1218),
+        (person_1mm, "greedy", "balanced", 26.7, 1278), (person_1mm, "syn", "balanced", 38.4, 1428),
+        (person_1mm, "affine", "balanced", 6.5, 718), (person_2mm, "affine", "fast", 4.1, 414),
     ):  # fmt: skip
-        got = mrml.predict(*images, kind, preset, linear_stages=2)
+        kind = "linear" if algorithm == "affine" else "dense"
+        got = mrml.predict(*images, kind, preset, linear_stages=2, algorithm=algorithm)
         assert abs(got.seconds / seconds - 1) < 0.3, (kind, preset)
         assert abs(got.memory_mb / memory - 1) < 0.15, (kind, preset)
     for kind, preset, device in (
         ("dense", "balanced", "cuda"), ("dense", "accurate", "cpu"), ("bspline", "fast", "cpu"),
     ):  # fmt: skip
         assert mrml.predict(*sample, kind, preset, device=device).seconds is None
+    assert mrml.predict(*sample, "dense", algorithm="lddmm").seconds is None
     coarse = mrml.predict(*sample, "dense", finest_mm=3.0)
     assert coarse.seconds < mrml.predict(*sample, "dense").seconds
 
