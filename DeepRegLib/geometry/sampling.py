@@ -233,9 +233,44 @@ def sampling_vectors(matrix: NDArray[np.float64], shape: Sequence[int]) -> NDArr
     return np.ascontiguousarray((scale @ matrix[:3, :3])[::-1])
 
 
+def sampling_matrix(matrix: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """Returns the 4 x 4 matrix that takes points to the grid's numbers at M x (`sampling_grid`)."""
+    sizes = np.array(shape, np.float64)
+    onto = np.zeros((4, 4))
+    onto[[2, 1, 0], [0, 1, 2]] = 2.0 / sizes
+    onto[[2, 1, 0], 3] = 1.0 / sizes - 1.0
+    onto[3, 3] = 1.0
+    return np.asarray(onto @ matrix)
+
+
 def sample_grid(image: Tensor, grid: Tensor) -> Tensor:
     """Samples linearly, with a repeated edge, at a grid from `sampling_grid`."""
     return _grid_sample(image, grid)
+
+
+def slope_at(image: Tensor, grid: Tensor, slope: Tensor) -> Tensor:
+    """Gradient of a sum of samples by the positions, without an autograd tape.
+
+    Args:
+        image: Shape (1, C, D, H, W).
+        grid: Positions from `sampling_grid`, (1, *out, 3).
+        slope: Weight of each sample in the sum, (1, C, *out).
+
+    Returns:
+        Shape (1, *out, 3): by the grid's numbers, in their order and units.
+    """
+    slabs = torch.get_num_threads() if image.device.type == "cpu" else 1
+    if grid.shape[1] % slabs:
+        slabs = 1
+    thickness = grid.shape[1] // slabs
+    # Slabs pose as a batch for the threads, as in `_grid_sample`.
+    batch = grid.reshape(slabs, thickness, *grid.shape[2:])
+    weights = slope[0].reshape(-1, slabs, thickness, *grid.shape[2:4]).transpose(0, 1)
+    _, gradient = torch.ops.aten.grid_sampler_3d_backward(
+        weights.contiguous(), image.expand(slabs, *image.shape[1:]), batch, 0, 1, False,
+        (False, True),
+    )  # fmt: skip
+    return gradient.reshape(grid.shape)
 
 
 def _sample_linear(image: Tensor, coordinates: Tensor) -> Tensor:

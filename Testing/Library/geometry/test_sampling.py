@@ -122,3 +122,25 @@ def test_wrong_shapes_and_names_are_refused(image):
 def _evaluate(grid, function):
     where = voxel_coordinates(grid.shape, dtype=torch.float64)[0].numpy()
     return np.moveaxis(grid.to_ras(np.moveaxis(where, 0, -1)) @ function, 0, 0)
+
+
+def test_the_slope_of_samples_is_that_of_autograd():
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(1, 2, 5, 7, 4, generator=generator)
+    where = torch.rand(1, 3, 11, 1, 1, generator=generator) * 6.0 - 1.0
+    weight = torch.rand(1, 2, 11, 1, 1, generator=generator)
+    grid = sampling.sampling_grid(where, image.shape[2:]).requires_grad_(True)
+    (sampling.sample_grid(image, grid) * weight).sum().backward()
+    found = sampling.slope_at(image, grid.detach(), weight)
+    torch.testing.assert_close(found, grid.grad)
+
+
+def test_a_matrix_takes_points_straight_to_the_grid():
+    shape, matrix = (5, 7, 4), np.array(
+        [[0.9, 0.1, 0, 1], [-0.1, 1.1, 0.2, -2], [0, 0.1, 0.8, 0.5], [0, 0, 0, 1.0]]
+    )  # fmt: skip
+    points = torch.rand(1, 3, 6, 1, 1, generator=torch.Generator().manual_seed(1)) * 5
+    slow = sampling.sampling_grid(sampling.apply_matrix(matrix, points), shape)
+    onto = torch.from_numpy(sampling.sampling_matrix(matrix, shape)).float()
+    fast = points[0, :, :, 0, 0].T @ onto[:3, :3].T + onto[:3, 3]
+    torch.testing.assert_close(fast, slow[0, :, 0, 0])

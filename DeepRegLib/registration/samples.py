@@ -1,0 +1,80 @@
+"""Points of the fixed image that a linear registration compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..geometry.grid import Grid
+from ..geometry.sampling import apply_matrix
+from ..geometry.transform import Transform
+from .base import ImagePair
+from .preprocess import Level, foreground
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Points of the fixed image with their intensities, at one level.
+
+    `fixed_ras` are in RAS mm after the initial deformation, if there is one.
+    """
+
+    fixed_ras: Tensor  # (N, 3)
+    intensities: Tensor  # (1, 1, N, 1, 1)
+    moving: Level
+    moving_mask: Tensor | None  # on the moving level's grid
+    moving_ground: float
+
+
+def thinned(samples: Samples, most: int) -> Samples:
+    """Returns every n-th of the points, at most so many."""
+    step = -(-len(samples.fixed_ras) // most)
+    return replace(
+        samples,
+        fixed_ras=samples.fixed_ras[::step].contiguous(),
+        intensities=samples.intensities[:, :, ::step].contiguous(),
+    )
+
+
+def sampling_weights(pair: ImagePair, fixed_mask: Tensor | None) -> Tensor:
+    """Where points are drawn: in the mask, or else in the box around the foreground."""
+    if fixed_mask is not None:
+        return fixed_mask
+    inside = foreground(pair.fixed)[0, 0]
+    box = torch.zeros_like(inside)
+    slices = []
+    for axis in range(3):
+        other = [a for a in range(3) if a != axis]
+        hits = inside.amax(dim=other[0]).amax(dim=other[1] - 1).nonzero()
+        size = inside.shape[axis]
+        low, high = (0, size) if len(hits) == 0 else (int(hits.min()), int(hits.max()) + 1)
+        margin = max(1, (high - low) // 10)
+        slices.append(slice(max(0, low - margin), min(size, high + margin)))
+    box[tuple(slices)] = True
+    return box[None, None].float()
+
+
+def draw_points(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws jittered voxel positions where the weights are positive, (1, 3, N, 1, 1).
+
+    The jitter avoids the grid artefacts of mutual information (Tsao 2003,
+    doi:10.1109/TMI.2003.812259).
+    """
+    voxels = weights[0, 0].nonzero().cpu()
+    # In the order of the memory, which samples faster.
+    chosen = torch.randint(len(voxels), (count,), generator=generator).sort().values
+    points = voxels[chosen].float() + torch.rand(count, 3, generator=generator) - 0.5
+    return points.T.reshape(1, 3, -1, 1, 1)
+
+
+def to_ras(points_voxel: Tensor, grid: Grid, initial: Transform) -> Tensor:
+    """Converts points (1, 3, N, 1, 1) to RAS, (N, 3), moved by the initial field.
+
+    A float32 resolves 0.02 micrometers.
+    """
+    if initial.field is not None:
+        field = initial.field.on_grid(grid).to(points_voxel.device)
+        points_voxel = points_voxel + field.at(points_voxel)
+    return apply_matrix(grid.voxel_to_ras, points_voxel)[0, :, :, 0, 0].T.contiguous()
