@@ -44,6 +44,7 @@ class Parameter:
         choices: Allowed texts, for a text parameter.
         presets: Values that differ from `default` in a preset, by preset name.
         advanced: Whether a panel folds the parameter away.
+        training: Whether it is a choice of the training; a trained model brings its own value.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     presets: dict[str, Value] = field(default_factory=dict)
     advanced: bool = False
+    training: bool = False
 
     def for_preset(self, preset: str) -> Value:
         """Returns the value that a preset gives to this parameter."""

@@ -1,0 +1,1 @@
+"""Neural networks and their files; networks know tensors, not images or patients."""

@@ -1,0 +1,132 @@
+"""What a system that learns has to offer: a network, a loss for training, and a prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one training step works on: pairs of images on the grid of the model.
+
+    Convention:
+        Images are (B, 1, *shape), float32, 0 to 1; label maps (B, 1, *shape), int64, 0 is the
+        background. Displacements are (B, 3, *shape) in voxels of this grid, component c along
+        tensor axis c, and moved(x) = moving(x + u(x)). Tensor axes run to R, A and S.
+
+    Args:
+        fixed: Images that stay.
+        moving: Images that are to be brought onto them, linearly aligned beforehand.
+        spacing_mm: Voxel size, the same along all axes.
+        fixed_labels: Structures of the fixed images, if they are known.
+        moving_labels: Structures of the moving images.
+        truth: Displacements that are known (from a teacher, or from the making of the images).
+        fraction: Share of the training stage that is done, 0 to 1, for schedules.
+        stage: Name of the training stage.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    spacing_mm: float
+    fixed_labels: Tensor | None = None
+    moving_labels: Tensor | None = None
+    truth: Tensor | None = None
+    fraction: float = 0.0
+    stage: str = "train"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the grid along each tensor axis."""
+        a, b, c = self.fixed.shape[2:]
+        return a, b, c
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training, with the rest of the network frozen.
+
+    Args:
+        name: Its name, which the batches carry.
+        share: Its share of all steps.
+        modules: Names of the submodules that learn in it; the whole network if empty.
+    """
+
+    name: str
+    share: float = 1.0
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says of one pair, on the grid of the model; the units are those of `Batch`.
+
+    The transform is x -> A(x + u(x)) in voxels of that grid, with A the `linear` part.
+
+    Args:
+        displacement: u, (1, 3, *shape); none for a system that is linear.
+        inverse: Displacement of the inverse of x -> x + u(x) on the same grid, where the system
+            knows it better than a search would.
+        linear: A, (4, 4).
+        control_points: B-spline coefficients of `displacement`, (1, 3, *lattice), in voxels of the
+            model's grid, on ``BSplineLattice(grid, mesh).control_grid``.
+        mesh: Mesh of that lattice.
+        maps: Maps (1, C, *shape) by name; the unit is the end of the name, ``uncertainty_mm``.
+        values: Numbers and lists that a system is known for, such as a latent code, for JSON.
+    """
+
+    displacement: Tensor | None = None
+    inverse: Tensor | None = None
+    linear: Tensor | None = None
+    control_points: Tensor | None = None
+    mesh: tuple[int, int, int] | None = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainable(ABC):
+    """A system that learns; its three parts are the same in training and in use.
+
+    Subclasses hold no state but their parameters: the network comes in from outside, so that the
+    trainer, the registration of a pair and a test work on networks of their own.
+
+    Args:
+        **values: Complete parameter values, as `AlgorithmSpec.values` returns them.
+    """
+
+    #: The network halves the grid so often that its shape is a multiple of this.
+    multiple: int = 16
+
+    def __init__(self, **values: Any) -> None:
+        self.values: Mapping[str, Any] = values
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Returns a new network with random weights (torch's global generator), on the CPU."""
+
+    @abstractmethod
+    def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Returns the terms of the objective by name, each a weighted scalar with its tape.
+
+        Their sum is minimized. Random numbers come from torch's global generator.
+        """
+
+    @abstractmethod
+    def predict(
+        self, network: nn.Module, fixed: Tensor, moving: Tensor, spacing_mm: float
+    ) -> Prediction:
+        """Registers one pair (1, 1, *shape); called without a tape."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns the stages of a training, in order; one by default."""
+        return (Stage("train"),)
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Returns the sum of the terms of an objective."""
+    return torch.stack([term.reshape(()) for term in terms.values()]).sum()

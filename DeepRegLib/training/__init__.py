@@ -1,0 +1,1 @@
+"""Training of the systems that learn: data, the one loop, checkpoints."""
