@@ -47,27 +47,58 @@ def solve_inverse(
     """
     shape = targets.shape
     targets = targets.reshape(1, 3, -1, 1, 1)
-    if start is None:
-        best = targets - sample(displacement, targets)
-    else:
-        best = start.reshape(targets.shape).clone()
-    best_error = torch.full_like(targets[:, :1], torch.inf)
-    # Most points settle within a few iterations; only the others go on.
-    active = torch.arange(targets.shape[2], device=targets.device)
-    points, step, previous = best.clone(), torch.ones_like(best_error), best_error.clone()
+    points = targets - sample(displacement, targets) if start is None else start
+    found = _Found.none_yet(points.reshape(targets.shape))
+    points, active = found.points, None
+    best, least, step, previous = points, None, None, None
     for _ in range(iterations):
-        residual = points + sample(displacement, points) - targets[:, :, active]
-        error = residual.norm(dim=1, keepdim=True)
-        better = error < best_error[:, :, active]
-        best[:, :, active] = torch.where(better, points, best[:, :, active])
-        best_error[:, :, active] = torch.where(better, error, best_error[:, :, active])
-        going = (best_error[0, 0, active, 0, 0] > tolerance_voxel).nonzero()[:, 0]
-        if len(going) <= 1e-3 * targets.shape[2]:
+        residual = points + sample(displacement, points) - targets
+        error = residual.square().sum(1, keepdim=True)
+        if least is None or previous is None or step is None:
+            best, least, step = points, error, torch.ones_like(error)
+        else:
+            best = torch.where(error < least, points, best)
+            least = torch.minimum(error, least)
+            step = torch.where(error > previous, step * 0.5, step).clamp_(min=0.05)
+        going = least > tolerance_voxel**2
+        left = int(going.sum())
+        if left <= 1e-3 * found.count:
             break
-        step = torch.where(error > previous, step * 0.5, step).clamp_(min=0.05)
-        points = (points - step * residual)[:, :, going]
-        step, previous, active = step[:, :, going], error[:, :, going], active[going]
-    return best.reshape(shape), best_error.reshape(1, 1, *shape[2:])
+        points, previous = torch.addcmul(points, step, residual, value=-1.0), error
+        # Most points settle within a few iterations; then only the others go on.
+        if left < 0.5 * going.numel():
+            found.put(best, least, active)
+            rest = going[0, 0, :, 0, 0].nonzero()[:, 0]
+            active = rest if active is None else active[rest]
+            targets, points, best = (t[:, :, rest] for t in (targets, points, best))
+            least, step, previous = (t[:, :, rest] for t in (least, step, previous))
+    if least is not None:
+        found.put(best, least, active)
+    return found.points.reshape(shape), found.errors.sqrt().reshape(1, 1, *shape[2:])
+
+
+@dataclass(eq=False)
+class _Found:
+    """The best points so far, (1, 3, N, 1, 1), with their squared errors."""
+
+    points: Tensor
+    errors: Tensor
+
+    @classmethod
+    def none_yet(cls, points: Tensor) -> _Found:
+        return cls(points, torch.full_like(points[:, :1], torch.inf))
+
+    @property
+    def count(self) -> int:
+        return self.points.shape[2]
+
+    def put(self, points: Tensor, errors: Tensor, where: Tensor | None) -> None:
+        """Takes over points; `where` tells their places, None that they are all of them."""
+        if where is None:
+            # Later ones are put in here, and the arrays of the iteration are not ours to change.
+            self.points, self.errors = points.clone(), errors.clone()
+        else:
+            self.points[:, :, where], self.errors[:, :, where] = points, errors
 
 
 def invert_displacement(displacement: Tensor, iterations: int = 60) -> tuple[Tensor, InverseError]:
