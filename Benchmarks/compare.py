@@ -1,6 +1,7 @@
 """Side by side with other registration programs: same pairs, same cores, one after the other.
 
 Usage: python Benchmarks/compare.py [--peers ants greedy:wncc-sv] [--data brains lung] [--pairs N]
+           [--device cuda]
 
 Every peer is installed into an environment of its own (build/peers), registers in a process of its
 own (peers/run_<peer>.py) and is measured by the same code (peers/evaluate.py). Each data set, pair
@@ -54,6 +55,8 @@ METHODS = {
         "elastix:brain-mi", "elastix:default-mi", "simpleitk:bspline-mi",
     ),
 }  # fmt: skip
+#: Peers that can use a GPU.
+ON_GPU = ("deepreg", "fireants")
 #: Longest tail of what a failed program printed that is kept.
 TAIL = 600
 
@@ -84,18 +87,23 @@ def missing(
     return [(name, m) for name in names for m in methods if (name, m) not in done]
 
 
-def read_entries(dataset: str) -> list[dict[str, Any]]:
+def file_of(dataset: str, device: str = "cpu") -> Path:
+    """Where the entries of a data set are kept."""
+    return FOLDER / (f"{dataset}.json" if device == "cpu" else f"{dataset}_{device}.json")
+
+
+def read_entries(dataset: str, device: str = "cpu") -> list[dict[str, Any]]:
     """The entries that are kept for a data set."""
-    path = FOLDER / f"{dataset}.json"
+    path = file_of(dataset, device)
     return json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
 
 
-def keep(dataset: str, entry: dict[str, Any]) -> None:
+def keep(dataset: str, entry: dict[str, Any], device: str = "cpu") -> None:
     """Adds an entry to the file of a data set, in place of an older one of the same pair."""
     key = (entry["pair"], entry["method"])
     # Read anew: another run may have added entries in the meantime.
-    entries = [e for e in read_entries(dataset) if (e["pair"], e["method"]) != key]
-    path = FOLDER / f"{dataset}.json"
+    entries = [e for e in read_entries(dataset, device) if (e["pair"], e["method"]) != key]
+    path = file_of(dataset, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"dataset": dataset, "entries": [*entries, rounded(entry)]}
     temporary = path.with_suffix(".tmp")
@@ -118,9 +126,10 @@ def calibration_seconds(threads: int) -> float:
 
 
 def run_method(
-    case: cases.Case, dataset: str, method: str, threads: int, timeout_s: float, keep_fields: bool
+    case: cases.Case, dataset: str, method: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Registers one pair with one method and measures the result."""
+    threads = options.threads
     name, _, variant = method.partition(":")
     peer = PEERS[name]
     folder = cases.CACHE / "runs" / dataset / case.folder_name / method.replace(":", "_")
@@ -138,7 +147,7 @@ def run_method(
     try:
         python = python_of(peer)
         case, linear = _with_affine(case, dataset) if peer.needs_affine else (case, None)
-        report = _run(python, peer.runner, _job(case, variant, threads, folder), timeout_s)
+        report = _run(python, peer.runner, _job(case, variant, options, folder), options.timeout)
         entry |= report
         entry |= {"calibration_after_s": calibration_seconds(threads),
                   "load_after": os.getloadavg()[0]}  # fmt: skip
@@ -148,16 +157,16 @@ def run_method(
             entry |= _measured(case, folder)
     except (Exception, SystemExit) as error:
         entry["error"] = f"{type(error).__name__}: {error}"[:TAIL]
-    if not keep_fields:
+    if not options.keep_fields:
         shutil.rmtree(folder, ignore_errors=True)
     return entry
 
 
-def _job(case: cases.Case, variant: str, threads: int, folder: Path) -> Path:
+def _job(case: cases.Case, variant: str, options: argparse.Namespace, folder: Path) -> Path:
     job = {
         "fixed": str(case.fixed), "moving": str(case.moving), "variant": variant,
-        "threads": threads, "folder": str(folder), "modality": case.modality,
-        "aligned": case.aligned,
+        "threads": options.threads, "folder": str(folder), "modality": case.modality,
+        "aligned": case.aligned, "device": options.device,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job, indent=1), encoding="utf-8")
@@ -217,6 +226,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--pairs", type=int, help="only the first pairs of each data set")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the peers that can")
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds for one method")
     parser.add_argument("--again", action="store_true", help="also what has an entry already")
     parser.add_argument("--keep-fields", action="store_true", help="keep build/compare/runs")
@@ -230,13 +240,14 @@ def main() -> None:
     for dataset in options.data:
         methods = chosen_methods(dataset, options.peers)
         names = cases.names(dataset)[: options.pairs]
-        for name, method in missing([] if options.again else read_entries(dataset), names, methods):
+        if options.device != "cpu":
+            methods = [m for m in methods if m.partition(":")[0] in ON_GPU]
+        kept = [] if options.again else read_entries(dataset, options.device)
+        for name, method in missing(kept, names, methods):
             print(f"{dataset} {name} {method} ...", flush=True)
             case = cases.case(dataset, name)
-            entry = run_method(
-                case, dataset, method, options.threads, options.timeout, options.keep_fields
-            )
-            keep(dataset, entry)
+            entry = run_method(case, dataset, method, options)
+            keep(dataset, entry, options.device)
             shown = ("error", "dice", "tre_median_mm", "error_ratio", "sdlogj", "seconds")
             print("  ", {key: entry[key] for key in shown if key in entry}, flush=True)
 

@@ -5,6 +5,7 @@ Usage: python Benchmarks/compare_table.py
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,12 @@ with commit, machine, versions, date and how fast the machine was at that moment
 Benchmarks/compare.py` measures anew: every program runs on the same pairs and the same cores, in a
 process of its own, with the settings that its authors recommend (cited in `peers/run_*.py`), and
 all results are measured by one code (`peers/evaluate.py`) from the displacement that the program
-gives. Means are over the pairs that all listed methods have finished.
+gives. Means are over the pairs that all methods of a table have finished; a second table adds the
+programs that were too slow for all pairs.
 
-Seconds are the registration alone, without reading and writing. Where the inverse is made by a step
+Seconds are the registration alone, without reading and writing, on average over the pairs during
+which the machine was as fast as usual (a fixed piece of work before and after tells); a ~ marks
+methods without such a pair. Where the inverse is made by a step
 of its own, its seconds stand apart; greedy and ANTs find it along the way. convexAdam has no linear
 registration: it gets our affine, whose seconds are added.
 """
@@ -79,6 +83,10 @@ NAMES = {
     "simpleitk:demons": "SimpleITK demons",
     "simpleitk:bspline-mi": "SimpleITK B-spline (MI)",
 }
+TIMES = ("seconds", "inverse_seconds")
+CALIBRATIONS = ("calibration_before_s", "calibration_after_s")
+#: A machine that takes this much longer than usual for the fixed piece of work is not steady.
+STEADY = 1.5
 OURS_COLOR, PEER_COLOR = "#c2410c", "#475569"
 
 
@@ -90,21 +98,44 @@ def common_pairs(entries: Iterable[Entry]) -> list[str]:
     return [pair for pair in finished if all((pair, m) in done for m in methods)]
 
 
-def means(entries: Iterable[Entry], pairs: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mean figures of each method over some pairs; our affine counts where a method needs it."""
+def groups(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries of the methods with the most pairs, and all entries where others have fewer."""
+    count: dict[str, int] = {}
+    for entry in entries:
+        count[entry["method"]] = count.get(entry["method"], 0) + ("error" not in entry)
+    most = max(count.values(), default=0)
+    full = [e for e in entries if count[e["method"]] == most]
+    fewer = any(0 < n < most for n in count.values())
+    return [full, list(entries)] if fewer else [full]
+
+
+def means(entries: Sequence[Entry], pairs: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean figures of each method over some pairs; our affine counts where a method needs it.
+
+    `unsteady` is 1 for a method whose seconds were never taken on a steady machine.
+    """
+    usual = usual_calibration(entries)
     rows: dict[str, list[Entry]] = {}
     for entry in entries:
         if "error" not in entry and entry["pair"] in pairs:
             seconds = entry.get("seconds", float("nan")) + entry.get("affine_seconds", 0.0)
             rows.setdefault(entry["method"], []).append({**entry, "seconds": seconds})
-    return {
-        method: {
-            key: float(np.mean([row[key] for row in found]))
+    found = {}
+    for method, of in rows.items():
+        steady = [row for row in of if _slowness(row, usual) <= STEADY]
+        found[method] = {
+            key: float(np.mean([row[key] for row in (steady or of if key in TIMES else of)]))
             for key, _, _ in COLUMNS
-            if all(key in row for row in found)
+            if all(key in row for row in of)
         }
-        for method, found in rows.items()
-    }
+        found[method]["unsteady"] = float(not steady)
+    return found
+
+
+def usual_calibration(entries: Sequence[Entry]) -> float:
+    """Seconds of the fixed piece of work when nothing disturbs."""
+    times = [e[k] for e in entries for k in CALIBRATIONS if k in e]
+    return float(np.quantile(times, 0.1)) if times else 1.0
 
 
 def is_ours(method: str) -> bool:
@@ -120,26 +151,38 @@ def name_of(method: str) -> str:
     return f"DeepReg {stages.split('+')[-1]} ({preset})"
 
 
-def section(dataset: str, entries: Sequence[Entry]) -> str:
-    """The table of one data set, best first, with what failed and where it was measured."""
+def section(dataset: str, entries: Sequence[Entry], title: str = "", suffix: str = "") -> str:
+    """The tables of one data set, best first, with what failed and where it was measured."""
+    lines = [f"## {title or TITLES[dataset]}", ""]
+    for part in groups(entries):
+        lines += [*_table(dataset, part), ""]
+    lines += [*_failures(entries), *_origins(entries)]
+    for kind in ("time", "smoothness"):
+        if (FOLDER / f"{dataset}{suffix}_{kind}.png").exists():
+            lines += ["", f"![{dataset}: {kind}](results/compare/{dataset}{suffix}_{kind}.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(dataset: str, entries: Sequence[Entry]) -> list[str]:
     pairs = common_pairs(entries)
     found = means(entries, pairs)
     key, _, more = ACCURACY[dataset]
     order = sorted(found, key=lambda m: found[m].get(key, math.nan), reverse=more)
     columns = [c for c in COLUMNS if any(c[0] in row for row in found.values())]
-    lines = [f"## {TITLES[dataset]}", "", f"n = {len(pairs)} pairs: {', '.join(pairs)}", ""]
+    lines = [f"n = {len(pairs)} pairs: {', '.join(pairs)}", ""]
     lines += ["| method | " + " | ".join(heading for _, heading, _ in columns) + " |"]
     lines += ["|---|" + "---:|" * len(columns)]
     for method in order:
         name = f"**{name_of(method)}**" if is_ours(method) else name_of(method)
-        cells = [form.format(found[method][k]) if k in found[method] else "–"
-                 for k, _, form in columns]  # fmt: skip
+        row = found[method]
+        cells = [
+            ("~" if k in TIMES and row["unsteady"] else "") + form.format(row[k])
+            if k in row
+            else "–"
+            for k, _, form in columns
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", *_failures(entries), *_origins(entries)]
-    for kind in ("time", "smoothness"):
-        if (FOLDER / f"{dataset}_{kind}.png").exists():
-            lines += ["", f"![{dataset}: {kind}](results/compare/{dataset}_{kind}.png)"]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _failures(entries: Sequence[Entry]) -> list[str]:
@@ -164,24 +207,18 @@ def _origins(entries: Sequence[Entry]) -> list[str]:
         f"- {'; '.join(versions)}",
         f"- {'; '.join(machines)}; commit {', '.join(commits)}; {dates[0]} to {dates[-1]}",
     ]
-    times = [e[k] for e in entries for k in ("calibration_before_s", "calibration_after_s")
-             if k in e]  # fmt: skip
+    times = [e[k] for e in entries for k in CALIBRATIONS if k in e]
     if times:
-        usual = float(np.median(times))
-        slow = [e for e in entries if _slowness(e, usual) > 1.5]
-        text = (
-            f"- a fixed piece of work took {min(times):.2f} to {max(times):.2f} s before and after"
+        steady = sum(_slowness(e, usual_calibration(entries)) <= STEADY for e in measured)
+        lines.append(
+            f"- a fixed piece of work took {min(times):.2f} to {max(times):.2f} s; the machine was "
+            f"steady in {steady} of {len(measured)} runs"
         )
-        if slow:
-            listed = ", ".join(sorted({name_of(e["method"]) for e in slow}))
-            text += f"; seconds are doubtful (the machine was slow) of {listed}"
-        lines.append(text)
     return lines
 
 
 def _slowness(entry: Entry, usual: float) -> float:
-    keys = ("calibration_before_s", "calibration_after_s")
-    return max((entry[k] / usual for k in keys if k in entry), default=1.0)
+    return max((entry[k] / usual for k in CALIBRATIONS if k in entry), default=1.0)
 
 
 def overlapping(a: Box, b: Box) -> bool:
@@ -220,7 +257,7 @@ def place_labels(
     return boxes
 
 
-def draw(dataset: str, entries: Sequence[Entry], kind: str) -> Path | None:
+def draw(dataset: str, entries: Sequence[Entry], kind: str, suffix: str = "") -> Path | None:
     """Draws accuracy against seconds (``time``) or against SDlogJ (``smoothness``)."""
     import matplotlib
 
@@ -255,7 +292,7 @@ def draw(dataset: str, entries: Sequence[Entry], kind: str) -> Path | None:
     axes.tick_params(labelsize=11)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path = FOLDER / f"{dataset}_{kind}.png"
+    path = FOLDER / f"{dataset}{suffix}_{kind}.png"
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
     return path
@@ -305,14 +342,15 @@ def _write_names(figure: Any, axes: Any, points: dict[str, tuple[float, float]])
 def main() -> None:
     """Draws all pictures and writes the page."""
     parts = [HEAD]
-    for dataset in TITLES:
-        path = FOLDER / f"{dataset}.json"
+    for dataset, suffix in itertools.product(TITLES, ("", "_cuda")):
+        path = FOLDER / f"{dataset}{suffix}.json"
         if not path.exists():
             continue
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+        title = TITLES[dataset] + (", on a GPU" if suffix else "")
         for kind in ("time", "smoothness"):
-            draw(dataset, entries, kind)
-        parts.append(section(dataset, entries))
+            draw(dataset, groups(entries)[-1], kind, suffix)
+        parts.append(section(dataset, entries, title, suffix))
     (HERE / "COMPARISON.md").write_text("\n".join(parts), encoding="utf-8")
     print("wrote Benchmarks/COMPARISON.md")
 

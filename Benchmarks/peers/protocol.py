@@ -40,6 +40,7 @@ class Job:
         modality: ``same`` or ``different``.
         aligned: Whether the stored positions are the place to start from. If not, the peer starts
             with its own way of bringing the images together.
+        device: ``cpu`` or ``cuda``. On a GPU everything is run once before it is timed.
     """
 
     fixed: str
@@ -49,6 +50,7 @@ class Job:
     folder: str
     modality: str = "same"
     aligned: bool = False
+    device: str = "cpu"
 
     @property
     def out(self) -> Path:
@@ -75,14 +77,18 @@ class Outcome:
 class Stopwatch:
     """Adds up the wall seconds of named steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], object] = lambda: None) -> None:
+        """Begins at zero; `wait` waits for a GPU, which works behind the program's back."""
         self.seconds: dict[str, float] = {}
+        self._wait = wait
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Times what is done inside."""
+        self._wait()
         started = time.perf_counter()
         yield
+        self._wait()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
@@ -97,6 +103,13 @@ def set_threads(threads: int) -> None:
     ):  # fmt: skip
         os.environ[name] = str(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def gpu_peak_memory_mb() -> float:
+    """Most GPU memory that torch has held since its peak was reset, in MiB."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def peak_memory_mb() -> float:

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from protocol import Job, Outcome, Stopwatch, main, peak_memory_mb
+from protocol import Job, Outcome, Stopwatch, gpu_peak_memory_mb, main, peak_memory_mb
 
 
 def run(job: Job) -> Outcome:
@@ -31,13 +31,18 @@ def run(job: Job) -> Outcome:
         settings["modality"] = "different"
     if job.aligned:
         settings["initialization"] = "stored"
-    pair = ImagePair(read_image(job.fixed), read_image(job.moving))
-    watch = Stopwatch()
+    pair = ImagePair(read_image(job.fixed), read_image(job.moving)).to(job.device)
+    on_gpu = job.device != "cpu"
+    if on_gpu:
+        register(pair, algorithm, preset or "balanced", **settings)
+        torch.cuda.reset_peak_memory_stats()
+    watch = Stopwatch(torch.cuda.synchronize if on_gpu else lambda: None)
     with watch.step("registration"):
         result, _ = register(pair, algorithm, preset or "balanced", **settings)
     with watch.step("inverse"):
         inverse, _ = invert(result.transform, pair.moving.grid)
-    peak = peak_memory_mb()
+    peak = gpu_peak_memory_mb() if on_gpu else peak_memory_mb()
+    result.transform, inverse = result.transform.to("cpu"), inverse.to("cpu")
     forward, back = job.out / "forward.nrrd", job.out / "inverse.nrrd"
     write_displacement(result.transform, forward, pair.fixed.grid)
     write_displacement(inverse, back, pair.moving.grid)

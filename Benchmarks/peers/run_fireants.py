@@ -1,4 +1,4 @@
-"""Registers one pair with FireANTs, on the CPU.
+"""Registers one pair with FireANTs, on the CPU or a GPU.
 
 Settings: the quick start for brain MRI (https://fireants.readthedocs.io/en/latest/quickstart/):
 affine on CC with scales 4, 2, 1, iterations 200, 100, 50, Adam with 3e-3; deformation on CC of
@@ -17,6 +17,7 @@ from protocol import (
     Stopwatch,
     dense,
     field_transform,
+    gpu_peak_memory_mb,
     main,
     peak_memory_mb,
 )
@@ -27,21 +28,46 @@ def run(job: Job) -> Outcome:
     import SimpleITK as sitk
     import torch
     from fireants.io import BatchedImages, Image
+
+    torch.set_num_threads(job.threads)
+    images = [
+        BatchedImages([Image.load_file(path, device=job.device)])
+        for path in (job.fixed, job.moving)
+    ]
+    on_gpu = job.device != "cpu"
+    if on_gpu:
+        _register(job, images, Stopwatch())
+        torch.cuda.reset_peak_memory_stats()
+    watch = Stopwatch(torch.cuda.synchronize if on_gpu else lambda: None)
+    registration = _register(job, images, watch)
+    peak = gpu_peak_memory_mb() if on_gpu else peak_memory_mb()
+    grids = [sitk.ReadImage(path) for path in (job.fixed, job.moving)]
+    path = str(job.out / "fireants.nii.gz")
+    registration.save_as_ants_transforms(path)
+    forward = dense(field_transform(_vectors(path)), grids[0])
+    inverse = None
+    if job.variant == "greedy":
+        # SyN of this version raises NotImplementedError here.
+        with watch.step("inverse"):
+            registration.save_as_ants_transforms(path, save_inverse=True)
+        inverse = dense(field_transform(_vectors(path)), grids[1])
+    name = f"fireants {version('fireants')}, torch {version('torch')}, without fused operations"
+    return Outcome(forward, name, watch.seconds, peak, inverse)
+
+
+def _register(job: Job, images, watch: Stopwatch):
+    """Runs moments, affine and deformation; returns the deformation."""
     from fireants.registration.affine import AffineRegistration
     from fireants.registration.greedy import GreedyRegistration
     from fireants.registration.moments import MomentsRegistration
     from fireants.registration.syn import SyNRegistration
 
-    torch.set_num_threads(job.threads)
-    images = [
-        BatchedImages([Image.load_file(path, device="cpu")]) for path in (job.fixed, job.moving)
-    ]
     kinds = {
         "greedy": (GreedyRegistration, {"optimizer_lr": 0.5}),
         "syn": (SyNRegistration, {"optimizer_lr": 0.1}),
     }
     kind, extra = kinds[job.variant]
-    watch, start = Stopwatch(), None
+    start = None
     with watch.step("affine"):
         if not job.aligned:
             moments = MomentsRegistration(4, *images, moments=1)
@@ -59,19 +85,7 @@ def run(job: Job) -> Outcome:
             **extra,
         )  # fmt: skip
         registration.optimize()
-    peak = peak_memory_mb()
-    grids = [sitk.ReadImage(path) for path in (job.fixed, job.moving)]
-    path = str(job.out / "fireants.nii.gz")
-    registration.save_as_ants_transforms(path)
-    forward = dense(field_transform(_vectors(path)), grids[0])
-    inverse = None
-    if job.variant == "greedy":
-        # SyN of this version raises NotImplementedError here.
-        with watch.step("inverse"):
-            registration.save_as_ants_transforms(path, save_inverse=True)
-        inverse = dense(field_transform(_vectors(path)), grids[1])
-    name = f"fireants {version('fireants')}, torch {version('torch')}, without fused operations"
-    return Outcome(forward, name, watch.seconds, peak, inverse)
+    return registration
 
 
 def _vectors(path: str):
