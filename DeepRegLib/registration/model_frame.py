@@ -16,7 +16,7 @@ from .base import Image
 from .preprocess import foreground, rescale_intensity
 
 #: Free space that a grid keeps around the object, in voxels.
-_MARGIN = 2
+_MARGIN = 1
 
 
 @dataclass(frozen=True)
