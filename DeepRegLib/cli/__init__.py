@@ -1,4 +1,4 @@
-"""The command line: ``python -m DeepRegLib list | register | warp | evaluate | worker | doctor``.
+"""The command line: ``python -m DeepRegLib COMMAND``; ``--help`` shows the commands.
 
 Exit codes: 0 done; 1 an internal error (or, for ``doctor``, something that does not work); 2 an
 input, parameter or file that does not fit, with one sentence on the error stream; 130 interrupted.
@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import Cancelled, DeepRegError
-from . import describe, evaluate, register, warp
+from . import describe, evaluate, models, register, warp
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"DeepRegLib {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     describe.add(commands, common)
+    models.add(commands, common)
     register.add(commands, common)
     warp.add(commands, common)
     evaluate.add(commands, common)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,23 @@ def test_sample_data_and_models_are_installed_beside_the_library(named):
         if file.is_file()
     ]
     assert any(name.endswith(".nii.gz") for name in resources)
+    assert "Resources/Models/README.md" in resources
     assert set(resources) <= set(named)
+
+
+def test_a_model_is_found_where_it_is_installed(named, tmp_path):
+    """What CMake names keeps its place relative to the library; there it is looked for."""
+    for name in named:
+        if name.startswith(("DeepRegLib/", "Resources/Models/")) and (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    code = (
+        "from DeepRegLib import models; "
+        "print([str(folder) for folder in models.model_folders() if folder in models.SHIPPED])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str([str(tmp_path / "Resources" / "Models")]), done.stderr
 
 
 def test_the_entry_of_the_extension_index_is_what_its_checks_accept():
