@@ -25,7 +25,7 @@ from .errors import Cancelled, DeepRegError, InputError, OutOfMemoryError, Worke
 
 #: Version of the protocol; both sides refuse another one.
 VERSION = 1
-OPERATIONS = ("register", "warp", "evaluate")
+OPERATIONS = ("register", "warp", "evaluate", "train")
 EVENTS = ("ready", "stage", "progress", "message", "preview", "done", "error")
 #: What went wrong, for an event of kind ``error``: the input does not fit, memory ran out, the
 #: user cancelled, a defect of DeepReg, or the worker process ended.
@@ -101,6 +101,17 @@ class Job:
     ``evaluate`` takes the arrays ``fixed_labels`` and ``moved_labels``, ``fixed_landmarks`` and
     ``moving_landmarks``, and the transforms ``transform`` and ``inverse``, as far as there are
     any. It gives `JobEvent.data`.
+
+    ``train`` takes the arrays ``image_1``, ``image_2``, ... and, where there are any,
+    ``labels_1``, ...; or none, and the parameter ``data`` (a folder, table or BIDS data set) or
+    ``generated`` (a folder of label maps). Its other parameters are the options of
+    `training.session` (``algorithm``, ``name``, ``spacing``, ``shape``, ``parameters``,
+    ``resume``, ``overwrite`` ...) with ``settings`` as in `training.settings` (``steps``,
+    ``device`` ...), and ``names`` and ``people``, texts by array. While it runs, ``value`` is the
+    loss; an event with a new point of the curves has it in `JobEvent.data` (``point``, ``step``,
+    ``steps``, ``seconds_left``). A stop keeps the best weights so far. It writes a model file, and
+    gives in `JobEvent.data` ``model`` (its name), ``path``, ``card``, ``figures``, ``ended``,
+    ``history`` (all points) and ``curves`` (their folder).
 
     Args:
         operation: One of `OPERATIONS`.

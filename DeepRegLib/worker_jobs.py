@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import pipeline
+from . import pipeline, worker_training
 from .errors import FileFormatError, ParameterError, WorkerError
 from .geometry.field import Field
 from .geometry.grid import Grid
@@ -46,7 +46,8 @@ def run(job: Job, progress: Progress) -> JobEvent:
     """
     if not Path(job.folder).is_dir():
         raise FileFormatError(f"The folder of the job, '{job.folder}', does not exist.")
-    operations = {"register": _register, "warp": _warp, "evaluate": _evaluate}
+    operations = {"register": _register, "warp": _warp, "evaluate": _evaluate,
+                  "train": worker_training.run}  # fmt: skip
     return operations[job.operation](job, progress)
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import Cancelled, DeepRegError
-from . import describe, evaluate, models, register, warp
+from . import describe, evaluate, models, register, train, warp
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     register.add(commands, common)
     warp.add(commands, common)
     evaluate.add(commands, common)
+    train.add(commands, common)
     text = "run jobs from standard input (for the Slicer panel)"
     worker = commands.add_parser("worker", parents=[common], help=text)
     worker.set_defaults(execute=_worker)

@@ -67,6 +67,14 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def told(self, text: str) -> str:
+        """Returns the text that the first process has."""
+        if self.size > 1:
+            texts = [text]
+            dist.broadcast_object_list(texts, src=0)
+            text = texts[0]
+        return text
+
     @contextmanager
     def first(self) -> Iterator[None]:
         """Lets the first process go through a block before the others, which find its files.

@@ -136,15 +136,14 @@ class Clock:
 def sentence(step: int, steps: int, figures: Mapping[str, float]) -> str:
     """Returns the figures of a validation for people."""
     parts = []
-    if "dice" in figures:
-        parts.append(f"Dice {figures['dice']:.3f} ({figures.get('dice_before', 0):.3f} before)")
-    if "ncc" in figures:
-        before = figures.get("ncc_before", 0)
-        parts.append(f"correlation {figures['ncc']:.3f} ({before:.3f} before)")
-    if "error_mm" in figures:
-        parts.append(
-            f"error {figures['error_mm']:.2f} mm ({figures.get('error_before_mm', 0):.2f})"
-        )
+    for name, before, text, form, unit in (
+        ("dice", "dice_before", "Dice", ".3f", ""),
+        ("ncc", "ncc_before", "correlation", ".3f", ""),
+        ("error_mm", "error_before_mm", "error", ".2f", " mm"),
+    ):
+        if name in figures:
+            was = f" ({figures[before]:{form}} before)" if before in figures else ""
+            parts.append(f"{text} {figures[name]:{form}}{unit}{was}")
     if "folds_percent" in figures:
         parts.append(f"folds {figures['folds_percent']:.3g} %")
     return f"Step {step} of {steps}: {', '.join(parts)}."

@@ -62,7 +62,7 @@ def test_short_requests(line):
         ('{"stop": false}', "A request is"),
         ('{"job": 3}', "must be a JSON object"),
         ('{"job": {"operation": "register"}}', "incomplete"),
-        ('{"job": {"operation": "train", "folder": "x"}}', "'train' was asked for"),
+        ('{"job": {"operation": "dance", "folder": "x"}}', "'dance' was asked for"),
         ('{"job": {"operation": "warp", "folder": "x", "shell": "y"}}', "no entry 'shell'"),
         ('{"job": {"operation": "warp", "folder": 3}}', "folder must be a str"),
         ('{"job": {"version": 2, "operation": "warp", "new": 1}}', "different versions"),
