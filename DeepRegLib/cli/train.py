@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, ParameterError
@@ -125,6 +126,9 @@ def execute(chosen: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _interruptible(progress: Progress) -> Iterator[None]:
     """Lets the first Ctrl-C (or SIGTERM) end a training between two steps, with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
     before: dict[int, Any] = {}
 
     def cancel(*_: object) -> None:
@@ -135,15 +139,11 @@ def _interruptible(progress: Progress) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before |= {number: _replaced(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
+    before |= {number: signal.signal(number, cancel) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         restore()
-
-
-def _replaced(number: int, handler: Callable[..., None]) -> Any:
-    return signal.signal(number, handler)
 
 
 def _summary(trained: Trained) -> str:

@@ -54,7 +54,7 @@ class Checkpoint:
         try:
             save_file(_separate(tensors), temporary, {_KEY: json.dumps(content)})
             # A checkpoint is for bad days: it has to be on the disk before the old one goes.
-            with temporary.open("rb") as stream:
+            with temporary.open("r+b") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
         except SafetensorError as error:

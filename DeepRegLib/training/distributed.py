@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 #: The others wait while the first process prepares the data.
 _LONGEST_WAIT = datetime.timedelta(hours=12)
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class World:
     def wait(self) -> None:
         """Waits for the other processes."""
         if self.size > 1:
-            dist.barrier()
+            # On the CPU, hence by gloo, whatever the network is on.
+            dist.all_reduce(torch.zeros(1))
 
     def told(self, text: str) -> str:
         """Returns the text that the first process has."""
         if self.size > 1:
             texts = [text]
-            dist.broadcast_object_list(texts, src=0)
+            dist.broadcast_object_list(texts, src=0, device=_CPU)
             text = texts[0]
         return text
 
@@ -92,11 +94,11 @@ class World:
                 self._tell(failed)
 
     def _tell(self, failed: bool) -> None:
-        dist.broadcast_object_list([failed], src=0)
+        dist.broadcast_object_list([failed], src=0, device=_CPU)
 
     def _hear(self) -> None:
         told = [False]
-        dist.broadcast_object_list(told, src=0)
+        dist.broadcast_object_list(told, src=0, device=_CPU)
         if told[0]:
             raise SystemExit(2)  # the first process has said why
 
@@ -119,6 +121,8 @@ def joined(kind: str = "cpu") -> Iterator[World]:
         return
     # Objects and barriers travel by gloo also where gradients travel by NCCL.
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    if kind == "cuda":
+        torch.cuda.set_device(local_device(torch.device("cuda", 0)))
     dist.init_process_group(backend, timeout=_LONGEST_WAIT)
     try:
         yield World(dist.get_rank(), dist.get_world_size())

@@ -148,7 +148,7 @@ def _generated(options: TrainingOptions, progress: Progress) -> BatchSource:
         options = replace(options, share=0.0, atlas="")
     train, validation = _split(subjects, replace(options, pairing="within"), progress, loader)
     recipe = Recipe(**values)  # type: ignore[arg-type]
-    return GeneratedPairs(train, validation, recipe, terms=options.terms)
+    return GeneratedPairs(train, validation, recipe=recipe, terms=options.terms)
 
 
 def _split(

@@ -212,7 +212,7 @@ def half_type(precision: str, device: torch.device) -> tuple[torch.dtype | None,
         if device.type == "cuda":
             return torch.float16, ""
         return None, "float16 needs a GPU; the training runs in float32."
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return None, "This GPU cannot compute in bfloat16; the training runs in float32."
     return torch.bfloat16, ""
 

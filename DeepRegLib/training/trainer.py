@@ -242,12 +242,13 @@ class Trainer:
         now = self._standing
         figures = validate(self._algorithm, network, self._pairs, self._device)
         value = score(figures)
-        if not self._pairs or (value is not None and (now.score is None or value > now.score)):
-            now.score, now.stale = value, 0
+        gain = value is not None and (now.score is None or value > now.score)
+        now.stale = 0 if gain or not self._pairs else now.stale + 1
+        # Of equals the later: figures of few structures come in steps, and training goes on.
+        if gain or not self._pairs or (value is not None and value == now.score):
+            now.score = value
             now.figures = {**figures, **now.baseline}
             self._best = copied(network.state_dict())
-        else:
-            now.stale += 1
         # Only the first process has pairs to validate; the others follow it.
         stale = now.stale if self._world.leads else 0
         now.stale = self._world.largest(stale, self._device)

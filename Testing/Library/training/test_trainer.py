@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from DeepRegLib.errors import Cancelled, FileFormatError, InputError, ParameterE
 from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.trainable import Prediction, Stage
 from DeepRegLib.training import validation
+from DeepRegLib.training.distributed import World
 from DeepRegLib.training.events import TrainingEvent
 from DeepRegLib.training.schedule import enter, learning_rate, mixed_seed, plan
 from DeepRegLib.training.settings import PARAMETERS, TrainingSettings
+from DeepRegLib.training.step import Supply
 from DeepRegLib.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
@@ -340,6 +343,19 @@ def test_what_does_not_fit_gets_a_sentence(tmp_path):
         train(tmp_path / "file" / "folder")
     with pytest.raises(ParameterError, match="device"):
         train(tmp_path, device="abacus")
+
+
+def test_batches_drawn_ahead_are_the_same():
+    chosen = settings(accumulate=2, batch=3)
+    plain, ahead = (
+        Supply(Blobs(draws=[]), chosen, torch.device("cpu"), World(1, 2)) for _ in range(2)
+    )
+    ahead._thread = ThreadPoolExecutor(1)  # as on a GPU
+    assert [plain.numbers(step) for step in range(3)] == [[1, 3], [5, 7], [9, 11]]
+    for number, following in ((1, 3), (3, 5), (5, 7), (9, 11)):
+        one, other = (supply.batch(number, following) for supply in (plain, ahead))
+        assert torch.equal(one.fixed, other.fixed) and torch.equal(one.moving, other.moving)
+    ahead.close()
 
 
 SCRIPT = """
