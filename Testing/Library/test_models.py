@@ -281,14 +281,14 @@ def test_the_user_comes_first_and_the_newest_before_the_older(folder):
     saved(shipped / "b.safetensors", day=9)
     saved(shipped / "a.safetensors", day=8)
     assert models.find_model("tiny").name == "a" and models.find_model("tiny").bundled
-    saved(folder / "z_old.safetensors", day=1)
+    saved(folder / "x_old.safetensors", day=1)
     saved(folder / "y_new.safetensors", day=2)
-    saved(folder / "x_other.safetensors", day=3, algorithm="large")
+    saved(folder / "z_other.safetensors", day=3, algorithm="large")
     names = [file.name for file in models.list_models()]
-    assert names == ["x_other", "y_new", "z_old", "a", "b"]
+    assert names == ["z_other", "y_new", "x_old", "a", "b"]
     assert models.find_model("tiny").name == "y_new"
     assert models.find_model("tiny", "b").bundled
-    assert [file.name for file in models.list_models("large")] == ["x_other"]
+    assert [file.name for file in models.list_models("large")] == ["z_other"]
 
 
 def test_several_folders_are_looked_through(tmp_path, folder, monkeypatch):
