@@ -18,6 +18,7 @@ from ..losses import parse_terms
 from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
+from .cropping import cropped_to_object
 from .deformations import DEFORMATIONS, Compositive, Deformation, StepSettings
 from .folds import without_folds
 from .guidance import hold_out, label_pair, label_term, landmark_pull, target_error_mm
@@ -28,6 +29,8 @@ from .preparation import prepared
 
 #: Iterations over which the slope of the objective is judged.
 _WINDOW = 10
+#: Rim of a crop over which the deformation fades, in voxels of the lattice.
+_FADED = 2
 #: Iterations between two looks at the value on a GPU; each look waits for the device.
 _LOOK = {"cpu": 1, "cuda": 5}
 
@@ -119,7 +122,7 @@ class DenseEngine:
                 "give one number of iterations for each level."
             )
         self._history = []
-        whole, pair = pair, prepared(pair, s.preparation)
+        whole, pair = pair, cropped_to_object(prepared(pair, s.preparation))
         pair, held = hold_out(pair, s.landmark_holdout)
         labels = label_pair(pair) if s.label_weight > 0.0 else None
         initial = pair.initial or Transform()
@@ -137,7 +140,7 @@ class DenseEngine:
                     break
             if model is None:
                 return Result(initial)
-            result = self._result(model, pair, initial.linear)
+            result = self._result(model, pair.fixed.grid, whole.fixed.grid, initial.linear)
         if len(held):
             _tell_held_out(whole, initial, result.transform, held, progress)
         return result
@@ -163,8 +166,12 @@ class DenseEngine:
             )
         return pull
 
-    def _result(self, model: Deformation, pair: ImagePair, linear: Matrix) -> Result:
-        field = model.forward().on_grid(pair.fixed.grid)
+    def _result(self, model: Deformation, seen: Grid, grid: Grid, linear: Matrix) -> Result:
+        field = model.forward()
+        if seen is not grid:
+            # Beyond a crop the field repeats its edge, so that has to rest.
+            field = field.faded(_FADED)
+        field = field.on_grid(grid)
         field = Field(without_folds(field.displacement), field.grid)
         return Result(Transform(linear, field), history=self._history)
 
