@@ -55,7 +55,8 @@ def load_weights(path: PathLike) -> dict[str, Tensor]:
     """
     read_card(path)
     try:
-        weights = safetensors.torch.load_file(path)
+        # Not mapped: Windows does not let a mapped file be replaced by a newer one.
+        weights = safetensors.torch.load(Path(path).expanduser().read_bytes())
     except (OSError, SafetensorError) as error:
         raise FileFormatError(
             f"The model file '{Path(path).name}' is damaged ({error}); copy or train it again."
