@@ -1,0 +1,173 @@
+"""Pairs of prepared subjects: which, in what order, the same again for the same generator."""
+
+import pytest
+import torch
+
+from DeepRegLib.errors import InputError
+from DeepRegLib.geometry.sampling import sample, voxel_coordinates
+from DeepRegLib.registration.model_frame import ModelFrame
+from DeepRegLib.training.augment import Augmentation
+from DeepRegLib.training.mixed import MixedPairs
+from DeepRegLib.training.pairs import PreparedPairs
+from DeepRegLib.training.preparation import prepare
+from DeepRegLib.training.subjects import Subject, find_subjects
+
+FRAME = ModelFrame(4.0, (16, 32, 16))
+
+
+@pytest.fixture(scope="module")
+def prepared(people, tmp_path_factory):
+    subjects = find_subjects(people.folder, person=r"(.+)_\d")
+    folder = tmp_path_factory.mktemp("pairs")
+    return prepare(subjects, FRAME, folder, reference="ann_1", alignment="none")
+
+
+def part(prepared, *names):
+    return prepared.only([s for s in prepared.subjects if s.name in names])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def who(prepared, image):
+    """Name of the subject that an image of a batch shows."""
+    for index, subject in enumerate(prepared.subjects):
+        if torch.equal(prepared.image(index)[0], image):
+            return subject.name
+    return "nobody"
+
+
+def drawn(pairs, prepared, count=60):
+    batch = pairs.draw(count, generator())
+    return {(who(prepared, f), who(prepared, m)) for f, m in zip(batch.fixed, batch.moving)}
+
+
+def test_all_pairs_in_both_orders(prepared):
+    some = part(prepared, "ann_1", "ann_2", "bob_1")
+    names = [s.name for s in some.subjects]
+    expected = {(a, b) for a in names for b in names if a != b}
+    assert drawn(PreparedPairs(some), prepared) == expected
+
+
+def test_pairs_within_a_person(prepared):
+    pairs = PreparedPairs(prepared, mode="within")
+    assert drawn(pairs, prepared, 20) == {("ann_1", "ann_2"), ("ann_2", "ann_1")}
+
+
+def test_pairs_with_an_atlas(prepared):
+    train, held = part(prepared, "ann_1", "ann_2", "bob_1"), part(prepared, "cyd_1")
+    pairs = PreparedPairs(train, held, mode="atlas", atlas="ann_1")
+    assert drawn(pairs, prepared, 20) == {("ann_1", "ann_2"), ("ann_1", "bob_1")}
+    (batch,) = pairs.validation()
+    assert who(prepared, batch.fixed[0]) == "ann_1" and who(prepared, batch.moving[0]) == "cyd_1"
+    other = PreparedPairs(train, held, mode="atlas", atlas="cyd_1")
+    assert {fixed for fixed, _ in drawn(other, prepared, 20)} == {"cyd_1"}
+
+
+def test_batches_are_as_the_trainer_wants_them(prepared):
+    pairs = PreparedPairs(prepared, augmentation=Augmentation.usual())
+    batch = pairs.draw(3, generator())
+    assert batch.fixed.shape == batch.moving.shape == batch.fixed_labels.shape == (3, 1, 16, 32, 16)
+    assert batch.fixed.dtype == torch.float32 and batch.moving_labels.dtype == torch.int64
+    assert batch.spacing_mm == 4.0 and pairs.frame == prepared.frame and batch.truth is None
+    assert set(batch.fixed_labels.unique().tolist()) <= {0, *pairs.structures()}
+    # Labels belong to their images: the object is where the labels are.
+    for image, labels in ((batch.fixed, batch.fixed_labels), (batch.moving, batch.moving_labels)):
+        assert image[labels > 0].mean() > 5 * image[labels == 0].mean()
+
+
+def test_the_generator_decides_everything(prepared):
+    pairs = PreparedPairs(prepared, augmentation=Augmentation.usual())
+    state = generator(3)
+    first = [pairs.draw(2, state) for _ in range(2)]
+    torch.manual_seed(99)  # the global generator says nothing
+    again = generator(3)
+    second = [pairs.draw(2, again) for _ in range(2)]
+    for a, b in zip(first, second):
+        assert torch.equal(a.fixed, b.fixed) and torch.equal(a.moving_labels, b.moving_labels)
+    assert not torch.equal(first[0].fixed, first[1].fixed)
+
+
+def test_validation_pairs_stay_the_same(prepared):
+    train, held = part(prepared, "ann_1", "ann_2"), part(prepared, "bob_1", "cyd_1")
+    pairs = PreparedPairs(train, held, augmentation=Augmentation.usual())
+    first, second = pairs.validation(), pairs.validation()
+    assert len(first) == 2
+    for a, b in zip(first, second):
+        assert torch.equal(a.fixed, b.fixed)
+        assert who(prepared, a.fixed[0]) in ("bob_1", "cyd_1")  # not augmented either
+    assert len(PreparedPairs(train, held, most_validation=1).validation()) == 1
+    assert PreparedPairs(train).validation() == []
+
+
+def test_some_without_labels(prepared, people, tmp_path):
+    bare = [Subject("bare", people.folder / "bob_1_t1.nii.gz"), prepared.subjects[0]]
+    mixed = prepare(bare, FRAME, tmp_path, reference="ann_1", alignment="none")
+    assert not mixed.labeled and mixed.structures() == [1, 2, 3]
+    batch = PreparedPairs(mixed).draw(2, generator())
+    assert batch.fixed_labels is None and batch.moving_labels is None
+
+
+def test_what_the_card_says(prepared):
+    train, held = part(prepared, "ann_1", "ann_2"), part(prepared, "bob_1", "cyd_1")
+    said = PreparedPairs(train, held, text="phantoms", terms="CC0").describe()
+    assert said["text"] == "phantoms" and said["terms"] == "CC0"
+    assert (said["subjects"], said["validation_subjects"], said["validation_pairs"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "sentence"),
+    [
+        (("ann_1",), {}, "at least two"),
+        (("ann_1", "bob_1"), {"mode": "within"}, "No person has two"),
+        (("ann_1", "bob_1"), {"mode": "some"}, "'some'"),
+        (("ann_1", "bob_1"), {"mode": "atlas", "atlas": "eve"}, "'eve'"),
+        (("ann_1",), {"mode": "atlas", "atlas": "ann_1"}, "beside the atlas"),
+    ],
+)
+def test_pairs_that_cannot_be(prepared, names, arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        PreparedPairs(part(prepared, *names), **arguments)
+
+
+def test_sets_of_two_grids_are_refused(prepared, tmp_path):
+    other = prepare(prepared.subjects, ModelFrame(5.0, (16, 16, 16)), tmp_path, alignment="none")
+    with pytest.raises(InputError, match="different grids"):
+        PreparedPairs(prepared, other)
+    with pytest.raises(InputError, match="same voxel size"):
+        MixedPairs([PreparedPairs(prepared), PreparedPairs(other)])
+
+
+def test_mixed_sources(prepared):
+    ann = PreparedPairs(part(prepared, "ann_1", "ann_2"), text="first", terms="CC0")
+    rest = PreparedPairs(part(prepared, "bob_1", "cyd_1"), prepared, text="second", terms="CC0")
+    mixed = MixedPairs([ann, rest], [1, 3])
+    state, counts = generator(), {"ann": 0, "bob": 0, "cyd": 0}
+    for _ in range(80):
+        batch = mixed.draw(1, state)
+        counts[who(prepared, batch.fixed[0])[:3]] += 1
+    assert 8 <= counts["ann"] <= 34
+    assert len(mixed.validation()) == len(rest.validation()) > 0
+    assert mixed.describe()["text"] == "first; second" and mixed.describe()["terms"] == "CC0"
+    for sources, shares in (([], []), ([ann], [1, 2]), ([ann], [-1.0])):
+        with pytest.raises(InputError):
+            MixedPairs(sources, shares)
+
+
+def test_shifts_of_the_moving_image(prepared):
+    """Shifts of whole voxels are exact, so a network can be asked for them."""
+    plain = PreparedPairs(part(prepared, "ann_1", "ann_2")).draw(4, generator(1))
+    shifted = Augmentation(shift_voxels=2)(plain, generator(2))
+    assert torch.equal(plain.fixed, shifted.fixed)
+    seen = set()
+    for before, after in zip(plain.moving, shifted.moving):
+        fits = []
+        for move in torch.cartesian_prod(*[torch.arange(-2, 3)] * 3):
+            where = voxel_coordinates(FRAME.shape) + move.view(1, 3, 1, 1, 1)
+            moved = sample(before[None], where, padding="fill")
+            if torch.allclose(moved[0], after, atol=1e-4):
+                fits.append(tuple(move.tolist()))
+        assert len(fits) == 1
+        seen.update(fits)
+    assert len(seen) > 1
