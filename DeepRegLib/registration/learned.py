@@ -88,6 +88,8 @@ class LearnedRegistration(Trainable):
                 card = _card(file)
                 progress.message(f"The model is '{file.name}'{_described(card)}.")
                 frame = ModelFrame(card.spacing_mm, card.shape)
+            if 1 in pair.fixed.grid.shape:
+                progress.message("Networks see volumes; what they make of a slice may be poor.")
             view = see(pair, frame, self.multiple, self.fits_labels)
             progress.update(_READY)
             run = _Run(system, network.to(pair.device).eval(), view, pair, progress)

@@ -17,6 +17,7 @@ from ..geometry.inverse import invert
 from ..geometry.sampling import Interpolation, apply_matrix, voxel_coordinates
 from ..geometry.transform import Transform
 from .base import Image, ImagePair, Result
+from .thin import are_slices
 from .trainable import Prediction
 
 #: Voxels of the model's grid over which a displacement fades to zero beyond it.
@@ -53,6 +54,8 @@ def placed(prediction: Prediction, grid: Grid, pair: ImagePair) -> Result:
         field = _sampled(spline, pair.fixed.grid, min(grid.spacing_mm))
     elif prediction.displacement is not None:
         field = _resting(prediction.displacement, grid).on_grid(pair.fixed.grid)
+    if field is not None and are_slices(pair):
+        field, spline = _in_plane(field), None
     transform = _after_start(matrix, field, spline, pair)
     return Result(
         transform, _inverse(prediction, grid, transform, pair), extras=_maps(prediction, grid, pair)
@@ -77,6 +80,13 @@ def conjugated(field: Field, grid: Grid, matrix: Matrix, where: Tensor | None = 
     back = np.eye(4)
     back[:3, :3] = invert_matrix(onto)[:3, :3]
     return apply_matrix(back, field.at(apply_matrix(onto, where)))
+
+
+def _in_plane(field: Field) -> Field:
+    """Returns the field of a slice without what leads out of it, where no image tells it."""
+    vectors = field.displacement.clone()
+    vectors[:, field.grid.shape.index(1)] = 0.0
+    return Field(vectors, field.grid)
 
 
 def _after_start(

@@ -11,7 +11,7 @@ from learned_doubles import Nodes, Tiny, make, only_tiny, put_model
 from DeepRegLib.errors import Cancelled, FileFormatError, ParameterError
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.registration import learned
-from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.base import Image, ImagePair, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +157,22 @@ def test_labels_are_only_measured_unless_the_system_asks(folder):
     seen.clear()
     make(Curious, pair_steps=1).register(pair, Progress())
     assert all(set(labels.unique().tolist()) == {0, 1, 2, 3} for labels in seen)
+
+
+def test_two_slices_stay_in_their_plane(folder):
+    network = Nodes((4, 4, 4), 1.0)
+    with torch.no_grad():
+        network.nodes.copy_(torch.tensor([0.5, -1.0, 0.7]).view(1, 3, 1, 1, 1))
+    put_model(folder, network=network)
+    whole, events = pairs.make_pair(), []
+    flat = [
+        Image(image.data[:, :, :, :, image.grid.shape[2] // 2 :][..., :1],
+              image.grid.cropped((0, 0, image.grid.shape[2] // 2), (*image.grid.shape[:2], 1)))
+        for image in (whole.fixed, whole.fixed)
+    ]  # fmt: skip
+    result = make().register(ImagePair(*flat), Progress(events.append))
+    vectors = result.transform.field.displacement[0]
+    assert vectors[2].abs().max() == 0.0 and vectors[:2].abs().max() > 0.1
+    assert any("slice" in event.text for event in events)
+    volume = make().register(ImagePair(flat[0], whole.moving), Progress())
+    assert volume.transform.field.displacement[0, 2].abs().max() > 0.1
