@@ -22,7 +22,7 @@ class TrainingSettings:
 
     steps: int = 1000
     batch: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup: int = 20
     accumulate: int = 1

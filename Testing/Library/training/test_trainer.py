@@ -66,8 +66,10 @@ class Stopping(Progress):
 
 def test_a_training_learns_the_shift(tmp_path):
     events = []
-    result = train(tmp_path, progress=Progress(events.append), steps=80, learning_rate=0.03)
-    assert result.ended == "complete" and result.steps == 80
+    result = train(
+        tmp_path, progress=Progress(events.append), steps=60, learning_rate=0.03, validate_every=20
+    )
+    assert result.ended == "complete" and result.steps == 60
     assert not result.network.training and all(p.requires_grad for p in result.network.parameters())
     figures = result.figures
     assert figures["dice"] > figures["dice_before"] + 0.3
@@ -75,12 +77,12 @@ def test_a_training_learns_the_shift(tmp_path):
     assert figures["error_mm"] < 0.6 * figures["error_before_mm"]
     assert figures["error_before_mm"] == pytest.approx(math.hypot(*SHIFT) * 3.0, rel=1e-5)
     training = [row for row in result.history if row["kind"] == "training"]
-    assert [row["step"] for row in training] == list(range(1, 81))
+    assert [row["step"] for row in training] == list(range(1, 61))
     first, last = training[0], training[-1]
     assert last["loss"] < 0.5 * first["loss"]
     assert first["loss"] == pytest.approx(first["loss_image"] + first["loss_size"])
     validated = [row["step"] for row in result.history if row["kind"] == "validation"]
-    assert validated == list(range(0, 81, 4))
+    assert validated == [0, 20, 40, 60]
     assert result.history[0]["kind"] == "baseline"
     check_files(tmp_path, result)
     check_events(events)
@@ -88,7 +90,7 @@ def test_a_training_learns_the_shift(tmp_path):
 
 def check_files(folder, result):
     saved = json.loads((folder / "history.json").read_text())
-    assert len(saved["rows"]) == len(result.history) and saved["steps"] == 80
+    assert len(saved["rows"]) == len(result.history) and saved["steps"] == 60
     with (folder / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(result.history)
@@ -98,12 +100,12 @@ def check_files(folder, result):
 
 def check_events(events):
     points = [event.data for event in events if isinstance(event, TrainingEvent)]
-    assert [p["step"] for p in points if p["point"]["kind"] == "training"] == list(range(1, 81))
+    assert [p["step"] for p in points if p["point"]["kind"] == "training"] == list(range(1, 61))
     assert points[-1]["seconds_left"] == 0 and points[20]["seconds_left"] > 0
     fractions = [event.fraction for event in events if event.kind == "progress"]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     told = [event.text for event in events if event.kind == "message"]
-    assert any("Dice 0." in text and "before" in text and "Step 40 of 80" in text for text in told)
+    assert any("Dice 0." in text and "before" in text and "Step 40 of 60" in text for text in told)
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_random_numbers_alone(tmp_path):
