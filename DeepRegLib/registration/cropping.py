@@ -44,9 +44,11 @@ def cropped_to_object(pair: ImagePair) -> ImagePair:
     shape = tuple(high - low for low, high in box)
     if min(shape) < 16 or math.prod(shape) > _WORTH * fixed.grid.size:
         return pair
-    data = fixed.data[(..., *(slice(low, high) for low, high in box))].contiguous()
+    data = fixed.data
+    for axis, (low, high) in enumerate(box):
+        data = data.narrow(2 + axis, low, high - low)
     grid = fixed.grid.cropped([low for low, _ in box], shape)
-    return replace(pair, fixed=Image(data, grid, fixed.pixel_type))
+    return replace(pair, fixed=Image(data.contiguous(), grid, fixed.pixel_type))
 
 
 def _span(inside: Tensor, axis: int, size: int, spacing_mm: float) -> tuple[int, int]:
