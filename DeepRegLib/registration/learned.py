@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +31,9 @@ from .trainable import Batch, Prediction, Trainable
 _SCRATCH_STEPS = 150
 #: Voxels of the grid of a network without a model, by the kind of device.
 _SCRATCH_VOXELS = {"cpu": 64**3, "cuda": 128**3}
-#: Larger grids are registered in windows at once; else only when memory runs out.
-_MOST_VOXELS = 12_000_000
+#: Larger grids are registered in windows at once, because a computer that runs out of memory may end
+#: the process; a GPU tells, and then windows follow.
+_MOST_VOXELS = {"cpu": 12_000_000}
 #: Edges of the windows in voxels, one after the other as long as memory runs out.
 _EDGES = (160, 112, 80)
 #: Shares of the progress: the images are ready, the fit is done.
@@ -87,6 +88,8 @@ class LearnedRegistration(Trainable):
                 system, network = self.trained(file)
                 card = _card(file)
                 progress.message(f"The model is '{file.name}'{_described(card)}.")
+                for name in self._overruled(system):
+                    progress.message(f"The model has its own '{name}'; the given one has no use.")
                 frame = ModelFrame(card.spacing_mm, card.shape)
             if 1 in pair.fixed.grid.shape:
                 progress.message("Networks see volumes; what they make of a slice may be poor.")
@@ -132,6 +135,16 @@ class LearnedRegistration(Trainable):
         network = system.build()
         fill(network, file.path)
         return system, network
+
+    def _overruled(self, system: LearnedRegistration) -> list[str]:
+        """Returns the parameters that were given on purpose but are decided by the model."""
+        return [
+            p.name
+            for p in registry.spec(self.key).parameters
+            if p.training
+            and self.values[p.name] != system.values[p.name]
+            and self.values[p.name] not in (p.default, *p.presets.values())
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +272,8 @@ class _Run:
         edges: list[int | None] = []
         if self._system.in_tiles:
             edges += [edge for edge in _EDGES if edge < max(shape)]
-        if not edges or np.prod(shape) <= _MOST_VOXELS:
+        most = _MOST_VOXELS.get(self._pair.device.type, math.inf)
+        if not edges or math.prod(shape) <= most:
             edges.insert(0, None)
         for edge in edges[:-1]:
             try:

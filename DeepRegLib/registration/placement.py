@@ -168,11 +168,19 @@ def _maps(prediction: Prediction, grid: Grid, pair: ImagePair) -> dict[str, Imag
                 there = invert(pair.initial or Transform(), onto)[0]
             transform = there
         floating = values.is_floating_point()
-        values = values.float() if floating else values
+        values = values.float() if floating else values.to(torch.int32)
         how: Interpolation = "linear" if floating else "nearest"
-        pixel_type = str(values.dtype).removeprefix("torch.")
+        pixel_type = "float32" if floating else _smallest_type(values)
         extras[name] = Image(transform.warp(values, grid, onto, how), onto, pixel_type)
     return extras
+
+
+def _smallest_type(labels: Tensor) -> str:
+    """Returns the numpy name of the integer type that files of these labels need."""
+    low, high = int(labels.min()), int(labels.max())
+    if low >= 0 and high <= 255:
+        return "uint8"
+    return "int16" if low >= -(2**15) and high < 2**15 else "int32"
 
 
 def _to_ras(linear: Tensor | None, grid: Grid) -> Matrix:

@@ -41,6 +41,14 @@ def test_a_model_is_found_used_and_named(folder):
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(fractions) >= 2
 
 
+def test_a_value_that_the_model_decides_is_said_to_have_no_use(folder):
+    put_model(folder)
+    for factor, expected in ((5.0, True), (1.0, False)):
+        events = []
+        make(factor=factor).register(pairs.make_pair(), Progress(events.append))
+        assert any("own 'factor'" in event.text for event in events) == expected
+
+
 def test_models_that_do_not_fit_the_system_are_refused(folder):
     pair = pairs.make_pair()
     with pytest.raises(ParameterError, match="no model 'none'"):

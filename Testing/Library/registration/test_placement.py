@@ -171,7 +171,11 @@ def test_maps_come_back_on_the_grids_of_the_images():
         extras["uncertainty_mm"].numpy(), inner[..., 0] * 0.5 - inner[..., 2] + 7.0, atol=1e-3
     )
     labels = extras["segmentation"]
-    assert labels.data.dtype == torch.uint8 and labels.pixel_type == "uint8"
+    assert not labels.data.is_floating_point() and labels.pixel_type == "uint8"
+    for top, kind in ((255, "uint8"), (256, "int16"), (40000, "int32")):
+        wide = placed(Prediction(maps={"a": half.long() * top}), grid, pair).extras["a"]
+        assert wide.pixel_type == kind and wide.data.max() == top
+    assert placed(Prediction(maps={"a": half > 0}), grid, pair).extras["a"].pixel_type == "uint8"
     sure = np.abs(inner[..., 1] - pair.fixed.grid.center_ras[1]) > 2.3
     expected = 7 * (inner[..., 1] > pair.fixed.grid.center_ras[1])
     assert (labels.numpy() == expected)[sure].all() and set(np.unique(labels.numpy())) == {0, 7}

@@ -97,7 +97,7 @@ def test_a_fit_that_ran_out_of_memory_begins_again_with_the_weights_of_the_model
 
 def test_large_grids_are_cut_before_memory_runs_out(folder, monkeypatch):
     monkeypatch.setattr(learned, "_EDGES", (16,))
-    monkeypatch.setattr(learned, "_MOST_VOXELS", 5000)
+    monkeypatch.setattr(learned, "_MOST_VOXELS", {"cpu": 5000})
     put_model(folder, network=make(Local).build(), spacing_mm=3.0, shape=(24, 32, 24))
     assert make(Local).register(pairs.make_pair(), Progress()).provenance["windows"] >= 8
 
