@@ -31,7 +31,7 @@ from .trainable import Batch, Prediction, Trainable
 _SCRATCH_STEPS = 150
 #: Voxels of the grid of a network without a model, by the kind of device.
 _SCRATCH_VOXELS = {"cpu": 64**3, "cuda": 128**3}
-#: Larger grids are registered in windows at once, because a computer that runs out of memory may end
+#: Larger grids are registered in windows at once, because a computer whose memory runs out may end
 #: the process; a GPU tells, and then windows follow.
 _MOST_VOXELS = {"cpu": 12_000_000}
 #: Edges of the windows in voxels, one after the other as long as memory runs out.
