@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_doubles import TWO_STAGES, Blobs, Shifter
+from training_doubles import SHIFT, TWO_STAGES, Blobs, Shifter
 
-from DeepRegLib.errors import FileFormatError, ParameterError
+from DeepRegLib.errors import Cancelled, FileFormatError, ParameterError
 from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.trainable import Prediction
 from DeepRegLib.training import checkpoint
-from DeepRegLib.training.checkpoint import FILE, Checkpoint, differences
+from DeepRegLib.training.checkpoint import FILE, Checkpoint, copied, differences
 from DeepRegLib.training.settings import TrainingSettings
 from DeepRegLib.training.trainer import Trainer
 
@@ -67,6 +68,20 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
 def steps_done(folder):
     found = Checkpoint.load(folder)
     return 0 if found is None else found.content["standing"]["steps"]
+
+
+class Cancelling(Progress):
+    """Cancels at a report."""
+
+    def __init__(self, report):
+        super().__init__()
+        self.left = report
+
+    def update(self, fraction, value=None):
+        self.left -= 1
+        if self.left == 0:
+            self.cancel()
+        super().update(fraction, value)
 
 
 def settings(**values):
@@ -147,23 +162,33 @@ def test_an_old_checkpoint_survives_a_failed_write(tmp_path, monkeypatch):
 
 def test_stages_are_gone_on_from_in_one_process(tmp_path):
     whole = Trainer(Shifter(TWO_STAGES), Blobs(1), settings(steps=10), tmp_path / "a").run()
-    for steps in (1, 4):
-        progress = Progress()
+    for steps in (2, 5):
         trainer = Trainer(
-            Shifter(TWO_STAGES), Blobs(1), settings(steps=10), tmp_path / "b", progress
+            Shifter(TWO_STAGES), Blobs(1), settings(steps=10), tmp_path / "b", Cancelling(steps)
         )
-        update = progress.update
-        left = [steps]
-
-        def cancel(fraction, value=None, left=left, progress=progress, update=update):
-            left[0] -= 1
-            if left[0] < 0:
-                progress.cancel()
-            update(fraction, value)
-
-        progress.update = cancel
-        with pytest.raises(Exception, match="cancelled after"):
+        with pytest.raises(Cancelled, match="cancelled after"):
             trainer.run()
     last = Trainer(Shifter(TWO_STAGES), Blobs(1), settings(steps=10), tmp_path / "b").run()
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, last.network.state_dict()[name]), name
+
+
+def test_the_patience_of_a_training_goes_on(tmp_path):
+    scores = [0.1, 0.9, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    kept = {}
+
+    class Judged(Shifter):
+        def predict(self, network, fixed, moving, spacing_mm):
+            value = scores.pop(0)
+            kept[value] = copied(network.state_dict())
+            shift = torch.tensor(SHIFT).reshape(1, 3, 1, 1, 1).expand(1, 3, *fixed.shape[2:])
+            return Prediction(shift * value)
+
+    chosen = settings(steps=60, patience=3)
+    with pytest.raises(Cancelled):
+        Trainer(Judged(), Blobs(1), chosen, tmp_path, Cancelling(8)).run()
+    assert scores == [0.4, 0.3, 0.2, 0.1, 0.0]
+    result = Trainer(Judged(), Blobs(1), chosen, tmp_path).run()
+    assert result.ended == "early" and result.steps == 12 and scores == [0.2, 0.1, 0.0]
+    for name, value in result.network.state_dict().items():
+        assert torch.equal(value, kept[0.9][name]), name

@@ -267,6 +267,8 @@ def test_a_step_without_a_number_is_left_out(tmp_path):
     assert result.ended == "complete" and result.steps == 12
     steps = [row["step"] for row in result.history if row["kind"] == "training"]
     assert 3 not in steps and len(steps) == 11
+    validated = [row for row in result.history if row["kind"] == "validation"]
+    assert all(math.isfinite(row["ncc"]) for row in validated), "running means stay finite, too"
     assert all(value.isfinite().all() for value in result.network.state_dict().values())
 
 
@@ -303,6 +305,10 @@ def test_validation_counts_what_is_there(tmp_path):
     assert found["dice"] == 1 and found["ncc"] > 0.96 and found["error_mm"] < 1e-4
     assert found["folds_percent"] == 0 and found["sdlogj"] < 1e-6
     assert network.training and network.norm.training
+    pairs[0].fixed_labels[:, :, 0, 0, 0] = 7  # a structure that only one image has does not count
+    again = validation.validate(Known(Prediction(shift)), network, pairs, torch.device("cpu"))
+    assert again["dice"] == 1
+    pairs = Blobs(2).validation()
     linear = torch.eye(4)
     linear[:3, 3] = torch.tensor(SHIFT)
     moved = validation.validate(
