@@ -7,6 +7,7 @@ import torch
 
 from DeepRegLib.errors import InputError
 from DeepRegLib.geometry.jacobian import jacobian_determinant
+from DeepRegLib.geometry.sampling import voxel_coordinates
 from DeepRegLib.registration.trainable import Batch
 from DeepRegLib.training.augment import Augmentation, random_pose, smooth_noise
 
@@ -67,6 +68,11 @@ def test_without_misalignment_both_images_move_alike(batch):
     changed = Augmentation(rotation_deg=15, scale=0.1, shift_mm=3)(batch, generator())
     assert torch.equal(changed.fixed_labels, changed.moving_labels)
     assert torch.equal(changed.fixed, changed.moving)
+    apart = Augmentation(shift_mm=6, misalignment=0.5)(batch, generator())
+    where = voxel_coordinates(SHAPE)[0]
+    for fixed, moving in zip(apart.fixed, apart.moving):
+        one, other = (((i * where).sum((1, 2, 3)) / i.sum()) for i in (fixed, moving))
+        assert 0.2 < (other - one).abs().max() <= 1.6  # half of 6 mm are 1.5 voxels
 
 
 def test_left_and_right_change_places_only_if_asked_for(batch):

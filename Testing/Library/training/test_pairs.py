@@ -148,6 +148,12 @@ def test_mixed_sources(prepared):
         batch = mixed.draw(1, state)
         counts[who(prepared, batch.fixed[0])[:3]] += 1
     assert 8 <= counts["ann"] <= 34
+    sequences = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # the global generator says nothing
+        state = generator(7)
+        sequences.append([who(prepared, mixed.draw(1, state).fixed[0]) for _ in range(12)])
+    assert sequences[0] == sequences[1]
     assert len(mixed.validation()) == len(rest.validation()) > 0
     assert mixed.describe()["text"] == "first; second" and mixed.describe()["terms"] == "CC0"
     for sources, shares in (([], []), ([ann], [1, 2]), ([ann], [-1.0])):

@@ -1,5 +1,6 @@
 """Prepared subjects lie where their files say, on any grid; what was prepared is kept."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,8 +13,8 @@ import torch
 
 from DeepRegLib.errors import Cancelled, FileFormatError, InputError
 from DeepRegLib.geometry.grid import Grid
-from DeepRegLib.io.images import read_image, read_labels
-from DeepRegLib.registration.base import Progress
+from DeepRegLib.io.images import read_image, read_labels, write_image
+from DeepRegLib.registration.base import Image, Progress
 from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.training.cache import Cache, file_identity, key_of
 from DeepRegLib.training.preparation import prepare
@@ -125,6 +126,23 @@ def test_smallest_shape_that_holds_all(subjects, tmp_path):
             assert half + 2 > (size - 16) / 2, "a smaller shape would do"
 
 
+def test_the_shape_is_that_of_aligned_objects(subjects, tmp_path, monkeypatch):
+    """An image that lies far off needs no more room once it is aligned."""
+    from DeepRegLib.training import preparation
+
+    image = read_image(subjects[0].image)
+    away = np.eye(4)
+    away[:3, 3] = (60.0, -45.0, 80.0)
+    grid = Grid(image.grid.shape, away @ image.grid.voxel_to_ras)
+    write_image(Image(image.data, grid), tmp_path / "far.nii.gz")
+    monkeypatch.setattr(preparation._Work, "_align", lambda self, subject, image: (
+        away if subject.name == "far" else np.eye(4)))  # fmt: skip
+    both = [subjects[0], Subject("far", tmp_path / "far.nii.gz")]
+    alone = prepare(both[:1], 3.0, tmp_path / "c")
+    together = prepare(both, 3.0, tmp_path / "c")
+    assert together.frame == alone.frame and together.overlap(1) > 0.99
+
+
 def test_too_small_a_shape_grows(subjects, tmp_path):
     said = []
     progress = Progress(lambda event: said.append(event.text))
@@ -168,6 +186,27 @@ def test_a_changed_file_is_prepared_anew(people, tmp_path):
     assert file_identity(moved) == before
     moved.write_bytes((people.folder / "bob_1_t1.nii.gz").read_bytes())
     assert file_identity(moved) != before
+    # A change in the middle of a large file shows in its time.
+    large = tmp_path / "large.nii"
+    large.write_bytes(bytes(300_000))
+    os.utime(large, (1, 1))
+    before = file_identity(large)
+    large.write_bytes(bytes(150_000) + b"x" + bytes(149_999))
+    assert file_identity(large) != before
+
+
+def test_changed_labels_are_prepared_anew(people, tmp_path):
+    image, labels = people.folder / "ann_1_t1.nii.gz", tmp_path / "labels.nii.gz"
+    labels.write_bytes((people.folder / "ann_1_seg.nii.gz").read_bytes())
+    found = [Subject("ann", image, labels)]
+    assert prepare(found, FRAME, tmp_path / "c", alignment="none").structures() == [1, 2, 3]
+    write_image(replace_labels(read_labels(labels), 3, 4), labels)
+    assert prepare(found, FRAME, tmp_path / "c", alignment="none").structures() == [1, 2, 4]
+
+
+def replace_labels(image, old, new):
+    data = torch.where(image.data == old, torch.full_like(image.data, new), image.data)
+    return Image(data, image.grid, image.pixel_type)
 
 
 def test_cancelling_keeps_what_is_done(subjects, tmp_path):
@@ -176,6 +215,15 @@ def test_cancelling_keeps_what_is_done(subjects, tmp_path):
     with pytest.raises(Cancelled):
         prepare(subjects, FRAME, tmp_path, progress, alignment="none", reference="ann_1")
     assert 1 <= len(list(tmp_path.glob("*.safetensors"))) < 8
+
+
+def test_what_came_in_between_is_not_made_again(tmp_path):
+    class Late(Cache):
+        def claim(self, key):
+            Cache(tmp_path).put(key, {"x": torch.ones(1)})  # as another process does just before
+            return super().claim(key)
+
+    assert Late(tmp_path).fill({"k": lambda: pytest.fail("made twice")}) == 0
 
 
 def test_two_workers_share_the_work(tmp_path):
@@ -260,9 +308,6 @@ def test_a_reference_from_elsewhere(subjects, people, tmp_path):
 
 
 def test_misalignment_is_told(subjects, tmp_path):
-    from DeepRegLib.io.images import write_image
-    from DeepRegLib.registration.base import Image
-
     image = read_image(subjects[0].image)
     matrix = image.grid.voxel_to_ras.copy()
     matrix[:3, 3] += 25.0
