@@ -191,10 +191,18 @@ def test_one_mask_alone_is_enough(case, which):
     parts = {"fixed": case.pair.fixed, "moving": case.pair.moving, which[:-5]: spoiled, which: mask}
     start = case.result.transform if registry.spec(case.key).stages else None
     result = create(case.key).register(pairs.ImagePair(**parts, initial=start), Progress())
-    limit = 1.5
     if learns(case.key):
-        limit = error_mm(case.key, start) + 0.3
-    assert error_mm(case.key, result.transform) < limit
+        # Without a model it does not align; but what the mask leaves out makes no difference.
+        parts[which[:-5]] = image
+        whole = create(case.key).register(pairs.ImagePair(**parts, initial=start), Progress())
+        points = pairs.body_points()
+        np.testing.assert_allclose(
+            result.transform.map_points_ras(points),
+            whole.transform.map_points_ras(points),
+            atol=1e-3,
+        )
+        return
+    assert error_mm(case.key, result.transform) < 1.5
 
 
 def test_cancel_ends_it(case):
@@ -226,7 +234,7 @@ def test_a_given_start_is_used(case):
     result = create(case.key).register(pair, Progress())
     limit = limit_of(case.key)
     if learns(case.key):
-        limit = error_mm(case.key, case.result.transform) + 0.3
+        limit = 0.5 * error_mm(case.key, Transform())
     assert error_mm(case.key, result.transform) < limit
 
 
