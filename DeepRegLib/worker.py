@@ -144,7 +144,7 @@ class _Listener:
             files = {"transform": self._preview(event.transform)}
         self._sender.send(JobEvent(
             event.kind, self._job.id, event.stage, event.fraction, event.value, event.text,
-            transforms=dict(files),
+            transforms=dict(files), data=dict(getattr(event, "data", {})),
         ))  # fmt: skip
 
     def _preview(self, transform: Any) -> Any:

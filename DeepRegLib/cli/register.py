@@ -74,7 +74,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def execute(chosen: argparse.Namespace) -> int:
     """Registers, and writes what was asked for; the outputs are checked before anything is read."""
-    settings = _settings(chosen.settings)
+    settings = parsed_settings(chosen.settings)
     from ..api import output_kinds
     from ..inputs import make_pair
     from ..outputs import check_outputs
@@ -122,7 +122,7 @@ def _register(
     return registered
 
 
-def _settings(pairs: list[str]) -> dict[str, str]:
+def parsed_settings(pairs: list[str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for text in pairs:
         name, equals, value = text.partition("=")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, ParameterError
 from ..training.settings import PARAMETERS
-from .register import _settings as parsed_settings
+from .register import parsed_settings
 
 if TYPE_CHECKING:
     from ..registration.base import Progress

@@ -167,7 +167,7 @@ class Progress:
     def stage(self, name: str, start: float, end: float) -> None:
         """Begins a stage that covers a span of the whole run."""
         self._stage, self._span = name, (start, end)
-        self._emit(Event("stage", name, start))
+        self.tell(Event("stage", name, start))
 
     def update(self, fraction: float, value: float | None = None) -> None:
         """Reports the share of the stage that is done.
@@ -179,11 +179,11 @@ class Progress:
             raise Cancelled("The registration was cancelled; nothing was changed.")
         start, end = self._span
         whole = start + (end - start) * min(max(fraction, 0.0), 1.0)
-        self._emit(Event("progress", self._stage, whole, value))
+        self.tell(Event("progress", self._stage, whole, value))
 
     def message(self, text: str) -> None:
         """Passes a sentence on to the user."""
-        self._emit(Event("message", self._stage, self._span[0], text=text))
+        self.tell(Event("message", self._stage, self._span[0], text=text))
 
     def wants_preview(self) -> bool:
         """Whether enough time has passed for the next preview."""
@@ -194,9 +194,10 @@ class Progress:
     def preview(self, transform: Transform) -> None:
         """Shows the transform so far."""
         self._last_preview = time.monotonic()
-        self._emit(Event("preview", self._stage, self._span[0], transform=transform))
+        self.tell(Event("preview", self._stage, self._span[0], transform=transform))
 
-    def _emit(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Passes an event on to whoever listens."""
         if self._listener is not None:
             self._listener(event)
 

@@ -66,7 +66,7 @@ class Record:
         event = TrainingEvent(
             kind, row["stage"], self._share(done), row.get("loss"), text, data=data
         )
-        self._progress._emit(event)
+        self._progress.tell(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint."""
