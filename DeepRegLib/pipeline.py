@@ -107,6 +107,7 @@ def run(
         "algorithm": "+".join(keys),
         "preset": preset,
         "stages": [{"algorithm": key, "parameters": dict(v)} for key, v in zip(keys, values)],
+        **({"learned": result.provenance} if result.provenance else {}),
         "stopped_early": progress.stop_requested,
         "interpolation": interpolation,
         "fill": fill,

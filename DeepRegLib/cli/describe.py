@@ -50,7 +50,8 @@ def _table(specs: list[AlgorithmSpec]) -> list[str]:
 def _details(spec: AlgorithmSpec) -> list[str]:
     lines = [f"{spec.title} ({spec.key})", *_wrapped(spec.summary, "  "), "", "Parameters:"]
     for parameter in spec.parameters:
-        lines.append(f"  {parameter.name} = {_value(parameter.default)}{_range(parameter)}")
+        text = f"  {parameter.name} = {_value(parameter.default)}{_range(parameter)}"
+        lines.append(text + ("  [training]" if parameter.training else ""))
         lines += _wrapped(parameter.help, "      ")
         presets = [(name, parameter.presets[name]) for name in PRESETS if name in parameter.presets]
         if presets:

@@ -123,6 +123,7 @@ def _register(
 
 
 def parsed_settings(pairs: list[str]) -> dict[str, str]:
+    """Parts the NAME=VALUE texts of an option like ``--set``."""
     settings: dict[str, str] = {}
     for text in pairs:
         name, equals, value = text.partition("=")

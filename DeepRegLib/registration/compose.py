@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .. import registry
 from ..errors import ParameterError
@@ -77,6 +78,8 @@ def run_stages(
 ) -> Result:
     """Runs the stages and returns the last transform with the history of all.
 
+    The provenance holds what stages say of themselves, such as their model, by stage name.
+
     Args:
         pair: The images; `pair.initial` is where the first stage starts.
         keys: Algorithm keys, in order.
@@ -85,6 +88,7 @@ def run_stages(
     """
     weights = [_WEIGHTS[registry.spec(key).transform] for key in keys]
     done, history, seconds, extras = 0.0, [], {}, {}
+    provenance: dict[str, Any] = {}
     result = None
     for position, (key, setting, weight) in enumerate(zip(keys, values, weights)):
         whole = sum(weights) / STAGES_SHARE
@@ -95,10 +99,14 @@ def run_stages(
         seconds[name] = time.perf_counter() - started
         history += [{"stage": name, **entry} for entry in result.history]
         extras.update(result.extras)
+        if result.provenance:
+            provenance[name] = result.provenance
         pair = replace(pair, initial=result.transform, initial_is_given=False)
         done += weight
         if progress.stop_requested:
             break
     if result is None:
         raise ParameterError("A registration needs at least one stage.")
-    return Result(result.transform, history=history, seconds=seconds, extras=extras)
+    return Result(
+        result.transform, history=history, seconds=seconds, extras=extras, provenance=provenance
+    )

@@ -28,7 +28,7 @@ class Batch:
         moving_labels: Structures of the moving images.
         truth: Displacements that are known (from a teacher, or from the making of the images).
         fraction: Share of the training stage that is done, 0 to 1, for schedules.
-        stage: Name of the training stage.
+        stage: Name of the training stage; ``pair`` while a trained model is fitted to a pair.
     """
 
     fixed: Tensor
@@ -76,7 +76,8 @@ class Prediction:
         control_points: B-spline coefficients of `displacement`, (1, 3, *lattice), in voxels of the
             model's grid, on ``BSplineLattice(grid, mesh).control_grid``.
         mesh: Mesh of that lattice.
-        maps: Maps (1, C, *shape) by name; the unit is the end of the name, ``uncertainty_mm``.
+        maps: Maps (1, C, *shape) by name; the unit ends the name, ``uncertainty_mm``. Those
+            of whole numbers are label maps; ``moving_`` begins those of the moving image.
         values: Numbers and lists that a system is known for, such as a latent code, for JSON.
     """
 

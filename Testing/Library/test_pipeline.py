@@ -6,12 +6,13 @@ import pytest
 import torch
 from support import make_grid, smooth_displacement
 
-from DeepRegLib import pipeline, registry
+from DeepRegLib import job, models, pipeline, registry
 from DeepRegLib.errors import Cancelled, InputError, OutOfMemoryError, ParameterError
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.itk_transform import read_transform, write_transform
 from DeepRegLib.memory import PeakMemory, is_out_of_memory
+from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.operations import background_value, carry_points_ras, warp_image
 from DeepRegLib.registration.base import Image, Progress, Result
 
@@ -291,3 +292,18 @@ def test_peak_memory_is_that_of_the_run():
     block = torch.ones(40 * 2**18)  # 40 MiB
     after = memory.megabytes()
     assert float(block[0]) == 1.0 and (before is None or after > before)
+
+
+def test_the_provenance_names_the_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
+    system = registry.create("vxm")
+    values = {p.name: system.values[p.name] for p in registry.spec("vxm").parameters if p.training}
+    card = models.ModelCard("m", "vxm", values, 4.0, (16, 16, 16), data="generated", terms="CC0")
+    save_model(tmp_path / "m.safetensors", system.build(), card)
+    result = pipeline.run(pairs.make_pair(), "+vxm", device="cpu")
+    said = result.provenance["learned"]["vxm"]["model"]
+    assert (said["name"], said["data"], said["terms"]) == ("m", "generated", "CC0")
+    json.dumps(job.plain(pipeline.report(result)))
+    assert (
+        "learned" not in pipeline.run(pairs.make_pair(), "rigid", "fast", device="cpu").provenance
+    )
