@@ -15,9 +15,10 @@ The result is a native transform: an affine map after one B-spline. Splines comp
 of the same lattice, so the composition is replaced by its least-squares fit on the fine control
 points; the values say how far the two are apart.
 
-Differences from the publication: local correlation can be chosen; feature maps are taken to the
-control points by a convolution of 2 x 2 x 2, so that images of any shape have exactly the lattice
-that files and transform nodes expect; the bending energy is that of each stage, per voxel.
+Differences from the publication: local correlation can be chosen; the affine network sees images of
+half the resolution; feature maps are taken to the control points by a convolution of 2 x 2 x 2, so
+that images of any shape have exactly the lattice that files and transform nodes expect; the bending
+energy is that of each stage, per voxel.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=3,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",

@@ -16,9 +16,12 @@ gives the flow; local correlations take direct neighbors, and leave out the full
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from ..geometry.field import compose_displacements
 from ..losses import similarity
 from ..losses.kl_velocity import neighbor_energy
@@ -84,7 +87,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=3,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",
@@ -116,6 +119,17 @@ SPEC = AlgorithmSpec(
 
 class Algorithm(LearnedRegistration):
     """Registration by a dual-stream pyramid network."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        halvings = len(values["channels"]) - 1
+        if halvings < 1:
+            raise ParameterError(
+                "Parameter 'channels' takes the channels of at least two resolutions, separated by "
+                "commas, such as 8,16,16,32,32."
+            )
+        #: The coarsest features have whole voxels on any grid of this multiple.
+        self.multiple = max(16, 2**halvings)
 
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""

@@ -13,18 +13,21 @@ from it but through the velocities: features that say little would agree best. `
 regularizes the finest resolution alone, and `feature` 0 compares no features: the ablations of the
 publication.
 
-What the publication leaves open is chosen here: both images pass the same weights; a mean is what
-its head adds to the mean of the coarser resolution; the fusion corrects the finest velocity.
+What the publication leaves open is chosen here: both images pass the same weights; a head sees the
+moving features as the mean of the coarser resolution moves them, and adds to that mean; the fusion
+corrects the finest velocity.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from ..geometry.sampling import resize_image
 from ..geometry.velocity import exponential
 from ..losses import similarity
@@ -85,7 +88,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=3,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",
@@ -95,7 +98,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="feature",
-            default=0.1,
+            default=1.0,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the difference of the features of both images; 0 switches it off.",
@@ -104,7 +107,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="divergence",
-            default=0.01,
+            default=0.005,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the divergence of each posterior from the prior.",
@@ -155,9 +158,20 @@ _START = -6.0
 class Algorithm(LearnedRegistration):
     """Registration by a network with probabilistic regularization of several layers."""
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        halvings = len(values["channels"]) - 1
+        if halvings < 1:
+            raise ParameterError(
+                "Parameter 'channels' takes the channels of at least two resolutions, separated by "
+                "commas, such as 8,16,16,32,32."
+            )
+        #: The coarsest features have whole voxels on any grid of this multiple.
+        self.multiple = max(16, 2**halvings)
+
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""
-        return MultilayerNetwork(tuple(self.values["channels"]))
+        return MultilayerNetwork(tuple(self.values["channels"]), self.values["squarings"])
 
     def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms of the objective; see `registration.trainable.Trainable`."""
@@ -263,10 +277,12 @@ class MultilayerNetwork(nn.Module):
 
     Args:
         channels: Channels of the features, from the full resolution to the coarsest.
+        squarings: Steps of the integration of a velocity.
     """
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], squarings: int = 6) -> None:
         super().__init__()
+        self._squarings = squarings
         self.stream = Stream(channels, channels[:-1], finest=1)
         self.hidden = nn.ModuleList(Convolution(2 * c, c) for c in self.stream.channels)
         self.mean = nn.ModuleList(Head(c) for c in self.stream.channels)
@@ -283,13 +299,16 @@ class MultilayerNetwork(nn.Module):
         pyramid = self.stream(torch.cat([fixed, moving]))
         for level, features in enumerate(pyramid):
             ours, theirs = features.chunk(2)
-            joined = torch.cat([ours, theirs], dim=1)
+            known, seen = None, theirs
+            if layers:
+                known = resized_vectors(layers[-1].mean, ours.shape[2:])
+                seen = warped(theirs, exponential(known.detach(), self._squarings))
+            joined = torch.cat([ours, seen], dim=1)
             hidden = self.hidden[level](joined.contiguous(memory_format=torch.channels_last_3d))
             # A step of an optimizer would make coarse layers leap if heads gave voxels of theirs,
             # and creep if they gave those of the full resolution.
             mean = self.mean[level](hidden) / (fixed.shape[2] / ours.shape[2]) ** 0.5
-            if layers:
-                mean = mean + resized_vectors(layers[-1].mean, ours.shape[2:])
+            mean = mean if known is None else known + mean
             layers.append(Layer(ours, theirs, mean, self.log_variance[level](hidden)))
         return layers
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..geometry.bspline import BSplineLattice, apply_along_axes
 from ..geometry.grid import Grid
+from .affine_net import start_weights
 from .blocks import convolved
 from .dual_stream import check_multiple, first_layout
 
@@ -44,8 +45,8 @@ class SplineNetwork(nn.Module):
         self.corners = nn.Conv3d(channels, 2 * channels, 2, padding=2)
         self.dense = nn.Conv3d(2 * channels, 2 * channels, 1)
         self.vectors = nn.Conv3d(2 * channels, 3, 1)
+        start_weights(self)
         nn.init.zeros_(self.vectors.weight)
-        nn.init.zeros_(self.vectors.bias)  # type: ignore[arg-type]
 
     @property
     def spacing(self) -> int:

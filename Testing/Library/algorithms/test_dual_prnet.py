@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from DeepRegLib.algorithms.dual_prnet import SPEC, Algorithm, PyramidNetwork
+from DeepRegLib.errors import ParameterError
 from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.networks.blocks import warped
 from DeepRegLib.registration.trainable import Batch, total
@@ -126,3 +127,10 @@ def test_pairs_of_a_batch_do_not_touch_each_other():
         alone, _ = network(fixed[1:], moving[1:])
     assert both[1:].abs().max() > 0.1
     assert torch.allclose(both[1:], alone, atol=1e-3)
+
+
+def test_grids_can_be_halved_as_often_as_there_are_resolutions():
+    assert Algorithm(**SPEC.values(channels=(4,) * 3)).multiple == 16
+    assert Algorithm(**SPEC.values(channels=(4,) * 6)).multiple == 32
+    with pytest.raises(ParameterError, match="two resolutions"):
+        Algorithm(**SPEC.values(channels=(4,)))

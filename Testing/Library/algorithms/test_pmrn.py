@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from DeepRegLib.algorithms.pmrn import SPEC, Algorithm, Layer
+from DeepRegLib.errors import ParameterError
 from DeepRegLib.geometry.field import compose_displacements
 from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.registration.trainable import Batch, total
@@ -150,3 +151,10 @@ def test_learns_a_pair():
         field = system.predict(network, fixed, moving, 3.0).displacement
     assert field[:, 1, 4:-4, 8:-8, 8:-8].mean() > 0.5, "towards the true 3 voxels, not away"
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_grids_can_be_halved_as_often_as_there_are_resolutions():
+    assert Algorithm(**SPEC.values(channels=(4,) * 3)).multiple == 16
+    assert Algorithm(**SPEC.values(channels=(4,) * 6)).multiple == 32
+    with pytest.raises(ParameterError, match="two resolutions"):
+        Algorithm(**SPEC.values(channels=(4,)))
