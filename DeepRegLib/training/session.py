@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..errors import Cancelled, FileFormatError, ParameterError
+from ..errors import Cancelled, FileFormatError, InputError, ParameterError
 from ..models import ModelCard, user_folder
 from ..networks.model_file import save_model
 from ..pipeline import choose_device, versions
@@ -23,10 +23,10 @@ from .augment import Augmentation
 from .checkpoint import FILE as CHECKPOINT
 from .distributed import World, joined
 from .generated import GeneratedPairs, Recipe
-from .label_maps import LabelMapLoader
+from .label_maps import LabelMapLoader, prepare_maps
 from .options import TrainingOptions, is_unfinished, model_path, recipe_values, training_folder
 from .pairs import PreparedPairs
-from .preparation import Loader, prepare
+from .preparation import prepare
 from .prepared import PreparedSet
 from .source import BatchSource
 from .subjects import Subject, find_subjects
@@ -108,7 +108,17 @@ def make_source(options: TrainingOptions, progress: Progress | None = None) -> B
     if not options.generated:
         return _prepared(options, inner)
     generated = _generated(options, inner)
-    return _ValidatedOn(generated, _prepared(options, inner)) if options.data else generated
+    if not options.data:
+        return generated
+    frame = generated.frame
+    options = replace(options, spacing=frame.spacing_mm, shape=frame.shape)
+    real = _prepared(options, inner)
+    if real.frame != frame:
+        raise InputError(
+            f"The images for validation need {' x '.join(map(str, real.frame.shape))} voxels, the "
+            f"label maps {' x '.join(map(str, frame.shape))}; give a shape that holds both."
+        )
+    return _ValidatedOn(generated, real)
 
 
 class _ValidatedOn:
@@ -128,7 +138,7 @@ def _prepared(options: TrainingOptions, progress: Progress) -> BatchSource:
     """Returns pairs of images of a folder, table or BIDS data set."""
     subjects = find_subjects(options.data, options.images, options.labels, options.person)
     if options.generated:
-        both = _prepare(subjects, options, progress)
+        both = prepare(subjects, _frame(options), progress=progress, **_where(options))
         return PreparedPairs(both, both, options.pairing, options.atlas)
     train, validation = _split(subjects, options, progress)
     augmentation = Augmentation.usual() if options.augment else None
@@ -146,38 +156,42 @@ def _generated(options: TrainingOptions, progress: Progress) -> BatchSource:
     if options.data:
         # Those who validate come from the images.
         options = replace(options, share=0.0, atlas="")
-    train, validation = _split(subjects, replace(options, pairing="within"), progress, loader)
+    share = _told_share(subjects, replace(options, pairing="within"), progress)
+    maps, frame = prepare_maps(
+        subjects, _frame(options), progress=progress, loader=loader, **_where(options)
+    )
+    train, validation = maps.split(share, options.settings.seed)
+    held = validation if len(validation) else None
     recipe = Recipe(**values)  # type: ignore[arg-type]
-    return GeneratedPairs(train, validation, recipe=recipe, terms=options.terms)
+    return GeneratedPairs(train, held, frame, recipe, terms=options.terms)
 
 
 def _split(
-    subjects: Sequence[Subject],
-    options: TrainingOptions,
-    progress: Progress,
-    loader: Loader | None = None,
+    subjects: Sequence[Subject], options: TrainingOptions, progress: Progress
 ) -> tuple[PreparedSet, PreparedSet | None]:
     """Prepares subjects, and keeps some people for validation where there are enough."""
-    share = _share(subjects, options)
-    if share == 0.0 and options.share > 0.0:
-        progress.message("There are too few people to keep some for validation; the weights after "
-                         "the last step will be taken.")  # fmt: skip
-    both = _prepare(subjects, options, progress, loader)
+    share = _told_share(subjects, options, progress)
+    both = prepare(subjects, _frame(options), progress=progress, **_where(options))
     train, validation = both.split(share, options.settings.seed)
     return train, validation if len(validation) else None
 
 
-def _prepare(
-    subjects: Sequence[Subject],
-    options: TrainingOptions,
-    progress: Progress,
-    loader: Loader | None = None,
-) -> PreparedSet:
+def _where(options: TrainingOptions) -> dict[str, Any]:
+    """Returns where and how subjects are prepared."""
     device, _ = choose_device(options.settings.device)
-    return prepare(
-        subjects, _frame(options), options.cache or user_folder() / "prepared", progress,
-        reference=options.atlas, alignment=options.alignment, device=device, loader=loader,
-    )  # fmt: skip
+    return {
+        "folder": options.cache or user_folder() / "prepared", "reference": options.atlas,
+        "alignment": options.alignment, "device": device,
+    }  # fmt: skip
+
+
+def _told_share(subjects: Sequence[Subject], options: TrainingOptions, progress: Progress) -> float:
+    """Returns the share of people for validation, and says so where it cannot be what was asked."""
+    share = _share(subjects, options)
+    if share == 0.0 and options.share > 0.0:
+        progress.message("There are too few people to keep some for validation; the weights after "
+                         "the last step will be taken.")  # fmt: skip
+    return share
 
 
 def _share(subjects: Sequence[Subject], options: TrainingOptions) -> float:
