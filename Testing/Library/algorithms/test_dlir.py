@@ -146,7 +146,7 @@ def test_stages_compose():
 
 
 def test_learns_stage_by_stage():
-    system, network = build(channels=8, perturbation=0.0, bending=0.01)
+    system, network = build(channels=8, perturbation=0.0, bending=0.01, similarity="ncc")
     fixed, _ = images()
     where = voxel_coordinates(SHAPE)
     # Scaled by 0.9 along one axis, and bent.
