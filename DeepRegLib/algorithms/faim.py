@@ -67,7 +67,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=4,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",

@@ -66,7 +66,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=4,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",
@@ -94,7 +94,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="smoothness",
-            default=0.05,
+            default=0.15,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared differences of neighboring displacements.",

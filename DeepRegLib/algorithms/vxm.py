@@ -6,8 +6,9 @@ differences of neighboring displacements. The displacement has the full resoluti
 and nothing but the weight keeps it from folding.
 
 Differences from the publication: the weight applies to sums, not means, over the components and
-axes (the publication's 1 for local correlation is 1/9 here); the channels default to those that
-the authors published as code.
+axes (the publication's 1 for local correlation is 1/9 here); windows of local correlation are 5
+voxels wide, not 9, because voxels of 2 or 3 mm take the place of 1 mm; the channels default to
+those that the authors published as code.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=4,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",
