@@ -371,6 +371,50 @@ class DeepRegLogic(ScriptedLoadableModuleLogic):
         self._runs = [r for r in self._runs if not r.finished] + [run]
         return run
 
+    def train(self, volumes=(), algorithm="vxm", *, data="", wait=True, onEvent=None, onDone=None,
+              onError=None, **options):  # fmt: skip
+        """Trains a model of a system that learns, which `register` then finds by itself.
+
+        Args:
+            volumes: Volumes to learn from, two at least; a pair (volume, segmentation or label
+                map) where the structures are known.
+            algorithm: Key; see `algorithms` for those that need a training.
+            data: In place of volumes: folder of images, CSV table, or BIDS data set.
+            wait: Return when it is done; otherwise at once, with the run.
+            onEvent: Called with each `DeepRegLib.job.JobEvent`.
+            onDone: Called with what is returned.
+            onError: Called with the exception.
+            **options: Options of `DeepRegLib.training.session.TrainingOptions`, such as ``name``,
+                ``spacing``, ``settings={"steps": 1000}``, ``parameters={...}``.
+
+        Returns:
+            A dictionary (``model``, ``path``, ``card``, ``figures``, ``history`` …) or, without
+            waiting, a `TrainingRun`.
+
+        Raises:
+            DeepRegLib.errors.DeepRegError: If the training failed; the scene is as it was.
+        """
+        from DeepRegLib.bridge.training import TrainingRequest
+
+        pairs = [v if isinstance(v, (tuple, list)) else (v, None) for v in volumes]
+        for node, _labels in pairs:
+            _checkVolume(node, _("training"))
+        request = TrainingRequest(algorithm, pairs, str(data), options)
+        run = self.startTraining(
+            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
+        )
+        return run.wait() if wait else run
+
+    def startTraining(self, request, byTimer=True, **callbacks):
+        """Starts a training and returns it; see `DeepRegWidgets.TrainingRun`."""
+        from DeepRegWidgets.TrainingRun import TrainingRun
+        from DeepRegWidgets.Worker import sharedWorker
+
+        run = TrainingRun(sharedWorker(), request, **callbacks)
+        run.start(byTimer)
+        self._runs = [r for r in self._runs if not r.finished] + [run]
+        return run
+
     def workerLog(self):
         """Returns the last lines that the worker process wrote."""
         from DeepRegWidgets.Worker import workerLog

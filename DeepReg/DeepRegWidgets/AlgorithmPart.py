@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from dataclasses import replace
 
 import qt
 from slicer.i18n import tr as _
@@ -14,6 +15,9 @@ from DeepRegLib.errors import ParameterError
 from .ParameterForm import ParameterForm
 from .Parameters import settingsOf
 from .Section import Section
+
+#: Parameter of learned algorithms that has a place of its own in the panel; see `ModelPart`.
+MODEL = "model"
 
 
 class AlgorithmPart(Section):
@@ -41,7 +45,7 @@ class AlgorithmPart(Section):
             self._ui.algorithmCombo.currentIndex = index
         self._ui.summaryLabel.text = description(spec)
         self._fillStages(spec)
-        stages = [self._specs[k] for k in self.keys()]
+        stages = [registrationForm(self._specs[k]) for k in self.keys()]
         self.form.setStages(stages, self._node.preset.value, settingsOf(self._node))
 
     def keys(self) -> list:
@@ -98,15 +102,25 @@ class AlgorithmPart(Section):
             self.update()
 
     def _onSettings(self, settings) -> None:
-        """Keeps the settings of stages that are not shown at present."""
+        """Keeps the settings of stages that are not shown at present, and the chosen models."""
         if self._node is None:
             return
         shown = tuple(f"{key}." for key in self.keys())
-        others = {k: v for k, v in settingsOf(self._node).items() if not k.startswith(shown)}
+        others = {
+            name: value
+            for name, value in settingsOf(self._node).items()
+            if not name.startswith(shown) or name.endswith(f".{MODEL}")
+        }
         with self._deaf():
             self._node.settings = json.dumps({**others, **settings}, sort_keys=True)
         if self._onForm is not None:
             self._onForm()
+
+
+def registrationForm(spec):
+    """Returns an algorithm with the parameters that count when a pair is registered."""
+    shown = (p for p in spec.parameters if not p.training and p.name != MODEL)
+    return replace(spec, parameters=tuple(shown))
 
 
 def stagesText(keys) -> str:

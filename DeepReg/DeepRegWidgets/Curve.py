@@ -1,8 +1,9 @@
-"""The course of the objective as a chart of VTK."""
+"""The course of an objective as a chart of VTK."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import ctk
 import vtk
@@ -13,29 +14,56 @@ from DeepRegLib import registry
 #: Colors of the stages, told apart by color-blind people, too (Okabe and Ito).
 _COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0))
 _HEIGHT = 180
+#: Corner of a chart of VTK whose axes are those at the bottom and on the right.
+_BOTTOM_RIGHT = 1
 
 
-class Curve:
-    """Draws one line for each stage; made when its box is first opened.
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Args:
+        title: Name in the legend.
+        points: Pairs of a place along the bottom axis and a value.
+        right: Whether the axis on the right counts.
+    """
+
+    title: str
+    points: list
+    right: bool = False
+
+
+class Chart:
+    """Draws lines; made when its box is first opened.
 
     Args:
         box: Collapsible group box with a layout.
+        bottom: Title of the bottom axis.
     """
 
-    def __init__(self, box):
-        self._box = box
+    def __init__(self, box, bottom: str):
+        self._box, self._bottom = box, bottom
         self._view = None
-        self._history = []
+        self._lines, self._left, self._right = [], "", ""
         box.connect("toggled(bool)", self._onToggled)
 
-    def show(self, history) -> None:
-        """Shows objective values: entries with ``stage``, ``level``, ``iteration``, ``value``."""
-        self._history = [entry for entry in history if entry.get("value") is not None]
+    def draw(self, lines, left: str, right: str = "") -> None:
+        """Shows lines.
+
+        Args:
+            lines: `Line` each; the titles of two axes have the colors of their lines, so that no
+                legend is needed.
+            left: Title of the axis on the left.
+            right: Title of the one on the right, if a line needs it.
+        """
+        # VTK complains of a line with a single point at every drawing.
+        self._lines = [line for line in lines if len(line.points) > 1]
+        self._left, self._right = left, right
         if not self._box.collapsed:
             self._draw()
 
     def _onToggled(self, _open) -> None:
-        if not self._box.collapsed and self._history:
+        if not self._box.collapsed and self._lines:
             self._draw()
 
     def _draw(self) -> None:
@@ -45,19 +73,70 @@ class Curve:
             self._box.layout().addWidget(self._view)
         self._view.removeAllPlots()
         chart = self._view.chart()
-        chart.GetAxis(1).SetTitle(_("Iteration"))
-        chart.GetAxis(0).SetTitle(_("Left to gain (%)"))
-        chart.SetShowLegend(True)
-        start = 0
-        for number, (stage, values) in enumerate(_stages(self._history)):
+        chart.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(self._bottom)
+        chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(self._left)
+        chart.GetAxis(vtk.vtkAxis.RIGHT).SetTitle(self._right)
+        chart.SetShowLegend(not self._right)
+        for number, line in enumerate(self._lines):
+            color = _COLORS[number % len(_COLORS)] if self._right else (0, 0, 0)
+            axis = chart.GetAxis(vtk.vtkAxis.RIGHT if line.right else vtk.vtkAxis.LEFT)
+            axis.GetTitleProperties().SetColor(*(c / 255 for c in color))
             plot = chart.AddPlot(vtk.vtkChart.LINE)
-            plot.SetInputData(_table(_title(stage), start, values), 0, 1)
+            plot.SetInputData(_table(self._bottom, line), 0, 1)
             plot.SetColor(*_COLORS[number % len(_COLORS)], 255)
             plot.SetWidth(2.0)
-            start += len(values)
+            if line.right:
+                chart.SetPlotCorner(plot, _BOTTOM_RIGHT)
         chart.RecalculateBounds()
         self._view.scene().SetDirty(True)
         self._view.update()
+
+
+class Curve(Chart):
+    """The course of the objective of a registration: one line for each stage.
+
+    Args:
+        box: Collapsible group box with a layout.
+    """
+
+    def __init__(self, box):
+        Chart.__init__(self, box, _("Iteration"))
+
+    def show(self, history) -> None:
+        """Shows objective values: entries with ``stage``, ``level``, ``iteration``, ``value``."""
+        lines, start = [], 0
+        known = [entry for entry in history if entry.get("value") is not None]
+        for stage, values in _stages(known):
+            lines.append(Line(_title(stage), list(enumerate(values, start))))
+            start += len(values)
+        self.draw(lines, _("Left to gain (%)"))
+
+
+class TrainingCurve(Chart):
+    """The course of a training: its loss, and how well the images match that validate.
+
+    Args:
+        box: Collapsible group box with a layout.
+    """
+
+    def __init__(self, box):
+        Chart.__init__(self, box, _("Step"))
+
+    def show(self, rows) -> None:
+        """Shows rows of a training's history: ``kind``, ``step``, ``loss``, ``dice`` or ``ncc``."""
+        loss = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+        lines = [Line(_("Loss"), loss)] if loss else []
+        names = {"dice": _("Dice in validation"), "ncc": _("Correlation in validation")}
+        for name, title in names.items():
+            points = [
+                (row["step"], row[name])
+                for row in rows
+                if row.get("kind") == "validation" and row.get(name) is not None
+            ]
+            if points:
+                self.draw([*lines, Line(title, points, right=True)], _("Loss"), title)
+                return
+        self.draw(lines, _("Loss"))
 
 
 def _stages(history):
@@ -74,15 +153,15 @@ def _stages(history):
         yield stage, course
 
 
-def _table(title: str, start: int, values):
+def _table(bottom: str, line: Line):
     table = vtk.vtkTable()
-    for name in (_("Iteration"), title):
+    for name in (bottom, line.title):
         column = vtk.vtkFloatArray()
         column.SetName(name)
         table.AddColumn(column)
-    table.SetNumberOfRows(len(values))
-    for row, value in enumerate(values):
-        table.SetValue(row, 0, start + row)
+    table.SetNumberOfRows(len(line.points))
+    for row, (place, value) in enumerate(line.points):
+        table.SetValue(row, 0, place)
         table.SetValue(row, 1, value)
     return table
 

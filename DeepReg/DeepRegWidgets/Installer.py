@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from DeepRegLib.errors import DeepRegError
 
 TORCH_REQUIREMENT = ">=2.4"
+SAFETENSORS_REQUIREMENT = "safetensors>=0.4"
 
 
 def torchVersion() -> str:
@@ -20,8 +21,12 @@ def torchVersion() -> str:
     PyTorch is not imported: a broken one could crash, and on Windows an imported one locks the
     files that a repair must replace.
     """
+    return _version("torch")
+
+
+def _version(package: str) -> str:
     try:
-        return importlib.metadata.version("torch")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
@@ -55,6 +60,36 @@ def ensureTorch(log) -> bool:
         installed = logic.installTorch(**_arguments(logic.installTorch))
     importlib.invalidate_caches()
     return installed is not None and bool(torchVersion())
+
+
+def ensureSafetensors(log) -> bool:
+    """Installs the small package that reads and writes model files if it is missing, after asking.
+
+    Args:
+        log: Called with a line for the log.
+
+    Returns:
+        Whether it is there; False if the user did not want it.
+
+    Raises:
+        DeepRegError: If it cannot be installed.
+    """
+    if _version("safetensors"):
+        return True
+    question = _("Model files need the Python package safetensors (0.5 MB). Install it now?")
+    if not slicer.util.confirmOkCancelDisplay(question, _("DeepReg")):
+        return False
+    log(_("Installing safetensors"))
+    try:
+        with slicer.util.WaitCursor():
+            slicer.util.pip_install(SAFETENSORS_REQUIREMENT)
+    except Exception as error:
+        # pip fails in many ways, and Slicer raises what its process returned.
+        raise DeepRegError(
+            _("The package safetensors could not be installed ({error}).").format(error=error)
+        ) from error
+    importlib.invalidate_caches()
+    return bool(_version("safetensors"))
 
 
 def _arguments(function) -> dict:

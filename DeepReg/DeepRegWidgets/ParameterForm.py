@@ -52,6 +52,10 @@ class ParameterForm:
         """Returns a sentence for each entry that cannot be used."""
         return [row.problem for row in self._rows.values() if row.problem]
 
+    def groups(self) -> tuple:
+        """Returns the keys of the algorithms that are shown."""
+        return self._shape or ()
+
     def editor(self, name: str):
         """Returns the widget that edits ``algorithm.parameter``."""
         return self._rows[name].editor

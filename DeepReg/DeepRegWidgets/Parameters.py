@@ -20,6 +20,11 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 #: Role under which the parameter node refers to the companions, in order.
 COMPANION_ROLE = "DeepReg.Companion"
 
+#: Roles of a volume to learn from and of its structures, by number: others keep theirs when a node
+#: is removed.
+TRAINING_ROLE = "DeepReg.Training."
+TRAINING_LABELS_ROLE = "DeepReg.TrainingLabels."
+
 #: Attribute of the parameter node that the panel shows.
 SHOWN_ATTRIBUTE = "DeepReg.Shown"
 
@@ -87,13 +92,50 @@ class CompanionMode(Enum):
         return names[self.name]
 
 
+class TrainingSource(Enum):
+    """Where a training has its images from."""
+
+    SCENE = "scene"
+    FILES = "files"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "SCENE": _("Volumes of the scene"),
+            "FILES": _("A folder, a table or a BIDS data set"),
+        }
+        return names[self.name]
+
+
+class TrainingLength(Enum):
+    """How long a training may take; the values are those of the presets of its parameters."""
+
+    SHORT = "fast"
+    MEDIUM = "balanced"
+    LONG = "accurate"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "SHORT": _("Short: {steps} steps, for a first look"),
+            "MEDIUM": _("Medium: {steps} steps"),
+            "LONG": _("Long: {steps} steps, for a model to keep"),
+        }
+        return names[self.name].format(steps=TRAINING_STEPS[self.value])
+
+
+#: Steps of a training by its length.
+TRAINING_STEPS = {"fast": 200, "balanced": 1000, "accurate": 5000}
+
+
 @parameterNodeWrapper
 class DeepRegParameterNode:
     """All choices of the panel.
 
     `settings` holds as JSON what differs from the preset, by ``algorithm.parameter``; `stages` the
     keys of all algorithms that run, joined by ``+``. Companions are node references of the role
-    `COMPANION_ROLE`.
+    `COMPANION_ROLE`, volumes to learn from those of `TRAINING_ROLE`. `trainingSettings` holds what
+    differs from the usual in the form of the training, as `settings` does.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -124,6 +166,14 @@ class DeepRegParameterNode:
     gridSpacing: Annotated[float, WithinRange(0, 50)] = 0.0
     interpolation: Interpolation = Interpolation.AUTOMATIC
     livePreview: bool = True
+    trainingAlgorithm: str = "vxm"
+    trainingSource: TrainingSource = TrainingSource.SCENE
+    trainingPath: str
+    trainingSpacing: Annotated[float, WithinRange(0.5, 20)] = 3.0
+    trainingLength: TrainingLength = TrainingLength.MEDIUM
+    trainingName: str
+    trainingResume: bool = True
+    trainingSettings: str = "{}"
     #: How the result was last looked at; restored with the scene.
     view: str = ""
     overlay: str = ""
@@ -144,8 +194,17 @@ def isUntouched(parameterNode) -> bool:
 
 def settingsOf(parameterNode) -> dict:
     """Returns what differs from the preset, by ``algorithm.parameter``."""
+    return _values(parameterNode.settings)
+
+
+def trainingSettingsOf(parameterNode) -> dict:
+    """Returns what differs from the usual in the form of the training."""
+    return _values(parameterNode.trainingSettings)
+
+
+def _values(text: str) -> dict:
     try:
-        values = json.loads(parameterNode.settings or "{}")
+        values = json.loads(text or "{}")
     except json.JSONDecodeError:
         # Written by hand or by another version: the presets are a safe place to start.
         return {}
@@ -169,3 +228,33 @@ def setCompanions(parameterNode, companions) -> None:
         node.RemoveNodeReferenceIDs(COMPANION_ROLE)
         for companion in companions:
             node.AddNodeReferenceID(COMPANION_ROLE, companion.GetID())
+
+
+def trainingVolumesOf(parameterNode) -> list:
+    """Returns the volumes to learn from, each with its structures or None."""
+    node = parameterNode.parameterNode
+    found = []
+    for number in _trainingNumbers(node):
+        volume = node.GetNodeReference(f"{TRAINING_ROLE}{number}")
+        if volume is not None:
+            found.append((volume, node.GetNodeReference(f"{TRAINING_LABELS_ROLE}{number}")))
+    return found
+
+
+def setTrainingVolumes(parameterNode, volumes) -> None:
+    """Replaces the volumes to learn from; pairs of a volume and its structures or None."""
+    node = parameterNode.parameterNode
+    with slicer.util.NodeModify(node):
+        for number in _trainingNumbers(node):
+            node.RemoveNodeReferenceIDs(f"{TRAINING_ROLE}{number}")
+            node.RemoveNodeReferenceIDs(f"{TRAINING_LABELS_ROLE}{number}")
+        for number, (volume, labels) in enumerate(volumes):
+            node.SetNodeReferenceID(f"{TRAINING_ROLE}{number}", volume.GetID())
+            if labels is not None:
+                node.SetNodeReferenceID(f"{TRAINING_LABELS_ROLE}{number}", labels.GetID())
+
+
+def _trainingNumbers(node) -> list:
+    count = node.GetNumberOfNodeReferenceRoles()
+    roles = [node.GetNthNodeReferenceRole(number) or "" for number in range(count)]
+    return sorted(int(r.removeprefix(TRAINING_ROLE)) for r in roles if r.startswith(TRAINING_ROLE))

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.outcome import MAP_ROLE
+from DeepRegLib.bridge.overlays import colored_as
 from DeepRegLib.bridge.transforms import warp_as_vtk
 from DeepRegLib.card import card_rows
 from DeepRegLib.errors import DeepRegError
@@ -175,10 +176,10 @@ class ResultsPart:
         combo = self._ui.mapCombo
         combo.clear()
         combo.addItem(_("None"), "")
-        for kind, title in _mapTitles().items():
-            if transform.GetNodeReference(MAP_ROLE + kind) is not None:
-                combo.addItem(title, kind)
+        for kind in _mapKinds(transform):
+            combo.addItem(_mapTitle(kind), kind)
         combo.currentIndex = 0
+        self._showScale("")
 
     def _onBlend(self, value) -> None:
         if self._comparison is not None:
@@ -189,6 +190,7 @@ class ResultsPart:
             return
         kind = self._ui.mapCombo.itemData(index)
         self._node.overlay = kind or ""
+        self._showScale(kind)
         if not kind:
             if not self._comparison.view:
                 self.show(self._node.view if self._node.view in VIEWS else "after")
@@ -202,6 +204,15 @@ class ResultsPart:
             foreground=transform.GetNodeReference(MAP_ROLE + kind),
             foregroundOpacity=0.6,
         )
+
+    def _showScale(self, kind) -> None:
+        """Says what the colors of a map mean."""
+        label = self._ui.mapScaleLabel
+        label.visible = bool(kind)
+        if kind:
+            node = self._node.resultTransform.GetNodeReference(MAP_ROLE + kind)
+            display = node.GetDisplayNode()
+            label.text = _scale(kind, display.GetLevel() + display.GetWindow() / 2)
 
     def _onCopyPython(self, checked=False) -> None:
         card = _cardOf(self._node.resultTransform)
@@ -232,12 +243,37 @@ class ResultsPart:
             )
 
 
-def _mapTitles() -> dict:
-    return {
+def _mapKinds(transform) -> list:
+    """Returns the kinds of maps that a result has colors for."""
+    count = transform.GetNumberOfNodeReferenceRoles()
+    roles = [transform.GetNthNodeReferenceRole(number) or "" for number in range(count)]
+    kinds = [
+        role.removeprefix(MAP_ROLE)
+        for role in roles
+        if role.startswith(MAP_ROLE) and transform.GetNodeReference(role) is not None
+    ]
+    return [kind for kind in kinds if colored_as(kind)]
+
+
+def _mapTitle(kind: str) -> str:
+    titles = {
         "jacobian": _("Local volume change (Jacobian)"),
         "uncertainty_mm": _("Uncertainty in mm"),
         "error_mm": _("Predicted error in mm"),
+        "inconsistency_mm": _("Inverse inconsistency in mm"),
+        "velocity_deviation_mm": _("Spread of the velocity in mm"),
     }
+    name = kind.removesuffix("_mm").replace("_", " ").capitalize()
+    return titles.get(kind, _("{name} in mm").format(name=name))
+
+
+def _scale(kind: str, highest: float) -> str:
+    if kind == "jacobian":
+        return _("Blue shrinks, red grows, magenta folds; nothing where the volume is kept.")
+    colors = {"uncertainty_mm": _("violet to yellow")}
+    return _("{colors}: 0 to {highest} mm or more; nothing next to 0.").format(
+        colors=colors.get(kind, _("black to yellow")).capitalize(), highest=f"{highest:g}"
+    )
 
 
 def _verdictText(quality) -> str:

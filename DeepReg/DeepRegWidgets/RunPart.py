@@ -15,7 +15,7 @@ from DeepRegLib.bridge.companions import check_companions
 from DeepRegLib.errors import Cancelled, DeepRegError
 
 from .AlgorithmPart import stageKeys
-from .Installer import ensureTorch
+from .Installer import ensureSafetensors, ensureTorch
 from .Parameters import companionsOf
 from .PreviewOverlay import PreviewOverlay
 from .RegistrationRun import followsResult
@@ -35,12 +35,15 @@ class RunPart:
         ui: The panel's widgets.
         logic: `DeepRegLogic`, which starts the runs.
         problems: Function that returns sentences of other sections that keep a run from starting.
+        occupied: Function that returns why the worker is not free, or an empty text.
+        onBusy: Called when a run begins and when it ends.
         onOutcome: Called with (outcome, request, linear start) after each successful run.
     """
 
-    def __init__(self, ui, logic, problems, onOutcome):
+    def __init__(self, ui, logic, problems, occupied, onBusy, onOutcome):
         self._ui, self._logic = ui, logic
-        self._problems, self._onOutcome = problems, onOutcome
+        self._problems, self._occupied = problems, occupied
+        self._onBusy, self._onOutcome = onBusy, onOutcome
         self._node = None
         self._run = self._request = self._overlay = None
         self._started = 0.0
@@ -101,10 +104,13 @@ class RunPart:
         findings = self._findings()
         errors = [f.text for f in findings if f.level == "error"] + list(self._problems())
         missing = None in (self._node.fixedVolume, self._node.movingVolume)
-        self._blocked = missing or bool(errors)
+        occupied = self._occupied()
+        self._blocked = missing or bool(errors) or bool(occupied)
         self._ui.applyButton.enabled = not self._blocked
-        self._ui.applyButton.text = self._invitation()
-        self._ui.applyButton.toolTip = errors[0] if errors else _("Start the registration.")
+        self._ui.applyButton.text = occupied or self._invitation()
+        wait = _("Wait for its end, or cancel it in the section Training.")
+        ready = wait if occupied else _("Start the registration.")
+        self._ui.applyButton.toolTip = errors[0] if errors else ready
         # What is missing stands on the button already.
         lines = [] if missing else [message("error", text) for text in errors]
         lines += [message(f.level, f.text) for f in findings if f.level != "error"]
@@ -223,6 +229,9 @@ class RunPart:
             if not ensureTorch(self._log):
                 self._say("warning", _("PyTorch is needed to register; nothing was changed."))
                 return
+            if self._learned() and not ensureSafetensors(self._log):
+                self._say("warning", _("Models need safetensors; nothing was changed."))
+                return
             self._request = requestOf(self._node, again=again)
             wanted = wantedOf(self._node)
             companions = companionsOf(self._node)
@@ -234,6 +243,7 @@ class RunPart:
                 onEvent=self._onEvent, onPreview=self._onPreview,
                 onDone=self._onDone, onError=self._onError,
             )  # fmt: skip
+            self._onBusy()
         except Exception as error:
             self._onError(error)
 
@@ -257,6 +267,10 @@ class RunPart:
         self._showStatus()
         self._clockTimer.start()
 
+    def _learned(self) -> bool:
+        """Whether a network takes part."""
+        return any(registry.spec(key).needs.training for key in stageKeys(self._node.stages))
+
     def _finish(self) -> None:
         self._clockTimer.stop()
         if self._overlay is not None:
@@ -265,6 +279,7 @@ class RunPart:
         self._ui.stopButton.visible = False
         self._ui.progressBar.visible = self._ui.statusLabel.visible = False
         self._setInputsEnabled(True)
+        self._onBusy()
 
     def _setInputsEnabled(self, enabled: bool) -> None:
         for name in ("parameterSetSelector", "inputsButton", "algorithmButton", "outputsButton"):

@@ -22,6 +22,7 @@ from ..geometry.grid import Grid
 from ..job import ArrayFile, JobEvent, TransformFile
 from .cards import add_quality_table, attach_card, fill_quality_table
 from .console import console_call
+from .overlays import colored_as
 from .request import RegistrationRequest
 from .scene import scene_transaction
 from .transforms import add_content, replace_transform, warp_content
@@ -201,6 +202,7 @@ def placing(
         if wanted.table:
             outcome.table = _place_table(scene, transform, outcome.quality)
         attach_card(transform, outcome.quality, outcome.provenance)
+        _forget_other_maps(transform, outcome.maps)
     return outcome
 
 
@@ -259,13 +261,29 @@ def _place_map(
     kind = name.removeprefix("extra_")
     title = f"{outcome.transform.GetName()} {kind.replace('_', ' ')}"
     before = outcome.transform.GetNodeReference(MAP_ROLE + kind)
-    if add_map is None:
+    if add_map is None or colored_as(kind) is None:
         made = add_volume(scene, title, np.asarray(array), grid)
     else:
         made = add_map(scene, title, np.asarray(array), grid, kind, request.fixed)
+    shown = made.GetDisplayNode() if colored_as(kind) else None
+    scale = None if shown is None else (shown.GetWindow(), shown.GetLevel())
     node = replace_volume(scene, made, before)
+    if scale is not None:
+        # The colors of a map mean millimeters: a kept node gets the scale of its new values.
+        node.GetDisplayNode().SetWindowLevel(*scale)
     outcome.transform.SetNodeReferenceID(MAP_ROLE + kind, node.GetID())
     outcome.maps[kind] = node
+
+
+def _forget_other_maps(
+    transform: slicer.vtkMRMLTransformNode, maps: Mapping[str, slicer.vtkMRMLVolumeNode]
+) -> None:
+    """Lets go of the maps of an earlier result that the same transform held; they stay as nodes."""
+    count = transform.GetNumberOfNodeReferenceRoles()
+    roles = [transform.GetNthNodeReferenceRole(n) or "" for n in range(count)]
+    for role in roles:
+        if role.startswith(MAP_ROLE) and role.removeprefix(MAP_ROLE) not in maps:
+            transform.RemoveNodeReferenceIDs(role)
 
 
 def _place_table(

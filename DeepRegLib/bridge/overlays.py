@@ -6,17 +6,35 @@ import slicer
 from numpy.typing import NDArray
 
 from ..geometry.grid import Grid
-from ..pictures.color_maps import ColorMap, color_map
+from ..pictures.color_maps import KINDS, ColorMap, color_map
 from ..pictures.jacobian import jacobian_of
 from .scene import add_node, place_beside
 from .volumes import add_volume
 
-__all__ = ["COLOR_ATTRIBUTE", "KIND_ATTRIBUTE", "add_map_volume", "color_node", "jacobian_of"]
+__all__ = [
+    "COLOR_ATTRIBUTE",
+    "KIND_ATTRIBUTE",
+    "add_map_volume",
+    "color_node",
+    "colored_as",
+    "jacobian_of",
+]
 
 #: Attribute of a color node: the kind of map that it colors.
 COLOR_ATTRIBUTE = "DeepReg.ColorMap"
 #: Attribute of a volume: the kind of map that it holds.
 KIND_ATTRIBUTE = "DeepReg.Map"
+
+
+def colored_as(kind: str) -> str | None:
+    """Returns the kind whose colors a map has: its own, or those of errors for others in mm.
+
+    Returns:
+        None for maps without a unit, which have no colors.
+    """
+    if kind in KINDS:
+        return kind
+    return "error_mm" if kind.endswith("_mm") else None
 
 
 def add_map_volume(
@@ -36,18 +54,22 @@ def add_map_volume(
         name: Wished name; a number is added if it is taken.
         array: Values, shape grid.shape.
         grid: Grid of the values, in the fixed volume's own RAS.
-        kind: ``jacobian`` (determinants), ``uncertainty_mm`` or ``error_mm``.
+        kind: ``jacobian`` (determinants), ``uncertainty_mm``, ``error_mm``, or any other map in mm
+            by a name that ends so.
         fixed: Volume whose parent transform and folder the map gets.
 
     Raises:
         GeometryError: If the array does not fit the grid.
         InputError: If there is no such kind.
     """
-    colors = color_map(kind, array)
+    colored = colored_as(kind) or kind
+    colors = color_map(colored, array)
     node = add_volume(scene, name, array, grid)
     node.SetAttribute(KIND_ATTRIBUTE, kind)
+    if kind.endswith("_mm"):
+        node.SetVoxelValueUnits(_millimeters())
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(color_node(scene, kind).GetID())
+    display.SetAndObserveColorNodeID(color_node(scene, colored).GetID())
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(colors.window, colors.level)
     # What is transparent is so by the table: a threshold has no middle to leave out, and opened
@@ -74,6 +96,13 @@ def color_node(scene: slicer.vtkMRMLScene, kind: str) -> slicer.vtkMRMLColorTabl
         ):
             return node
     return _add_color_node(scene, colors)
+
+
+def _millimeters() -> slicer.vtkCodedEntry:
+    """Returns the unit that the data probe and a color legend show."""
+    unit = slicer.vtkCodedEntry()
+    unit.SetValueSchemeMeaning("mm", "UCUM", "millimeter")
+    return unit
 
 
 def _add_color_node(scene: slicer.vtkMRMLScene, colors: ColorMap) -> slicer.vtkMRMLColorTableNode:

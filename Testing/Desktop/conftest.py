@@ -32,6 +32,17 @@ def _window_kind():
     return None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def models_folder(tmp_path_factory):
+    """Folder of the models of all tests, which know none of the user's own.
+
+    One for the whole run, as the worker is started once and keeps its environment.
+    """
+    folder = tmp_path_factory.mktemp("models")
+    os.environ["DEEPREG_MODELS"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def application():
     """The application with its main window; skips where nothing can be drawn."""

@@ -29,6 +29,8 @@ def opened(scene):
     panel = slicer.util.getModuleWidget("DeepReg")
     yield panel
     current = slicer.util.getModuleWidget("DeepReg")
+    if current.parts.training.running:
+        current.ui.trainButton.click()
     if current.parts.run.running:
         current.ui.applyButton.click()
         shell.wait(lambda: not current.parts.run.running, 10)
@@ -263,6 +265,14 @@ def run(panel, seconds=RUN_SECONDS):
     panel.ui.applyButton.click()
     assert panel.parts.run.running, message(panel)
     return finish(panel, seconds)
+
+
+def form_parameters(spec):
+    """The parameters that the form of a registration shows.
+
+    What only training decides belongs to the form of the training; the model has its own list.
+    """
+    return [p for p in spec.parameters if not p.training and p.name != "model"]
 
 
 def tool_tip_role():

@@ -10,7 +10,7 @@ from DeepRegLib import registry
 from DeepRegLib.spec import PRESETS, AlgorithmSpec, Parameter
 
 SPECS = registry.specs()
-PARAMETERS = [(key, p) for key, spec in SPECS.items() for p in spec.parameters]
+PARAMETERS = [(key, p) for key, spec in SPECS.items() for p in desk.form_parameters(spec)]
 
 
 @pytest.fixture
@@ -155,14 +155,14 @@ def test_stages_can_be_left_out_from_the_front(panel, chosen, key):
         # One stage alone is asked for as such, or its usual ones would run first.
         asked = "+".join(chain) if len(chain) > 1 else f"+{key}"
         assert _request(panel).algorithm == asked
-        expected = {f"{k}.{p.name}" for k in chain for p in SPECS[k].parameters}
+        expected = {f"{k}.{p.name}" for k in chain for p in desk.form_parameters(SPECS[k])}
         assert set(panel.parts.algorithm.form._rows) == expected
 
 
 @pytest.mark.parametrize("key", SPECS)
 def test_editors_suit_the_parameters(chosen, key):
     form = chosen(key)
-    for parameter in SPECS[key].parameters:
+    for parameter in desk.form_parameters(SPECS[key]):
         _check_editor(form, key, parameter)
 
 
@@ -197,7 +197,7 @@ def test_preset_gives_the_values(panel, chosen, key):
     form = chosen(key)
     for number in (0, 2, 1):
         panel.ui.presetCombo.setCurrentIndex(number)
-        for parameter in SPECS[key].parameters:
+        for parameter in desk.form_parameters(SPECS[key]):
             shown = _value(form.editor(f"{key}.{parameter.name}"), parameter)
             expected = parameter.for_preset(PRESETS[number])
             assert _same(shown, expected), (parameter.name, PRESETS[number])
@@ -208,7 +208,7 @@ def test_preset_gives_the_values(panel, chosen, key):
 @pytest.mark.parametrize("key", SPECS)
 def test_edited_values_are_used_and_can_be_reset(panel, chosen, key):
     form = chosen(key)
-    for parameter in SPECS[key].parameters:
+    for parameter in desk.form_parameters(SPECS[key]):
         _check_edit(panel, form, key, parameter)
 
 
@@ -237,14 +237,14 @@ def _check_edit(panel, form, key, parameter):
 def test_reset_all(panel, chosen):
     form = chosen("greedy")
     for key in ("rigid", "affine", "greedy"):
-        for parameter in SPECS[key].parameters:
+        for parameter in desk.form_parameters(SPECS[key]):
             name = f"{key}.{parameter.name}"
             _type(form.editor(name), parameter, _other(parameter, parameter.default))
     assert len(_request(panel).settings) == len(form._rows)
     form._resetButton.click()
     assert _request(panel).settings == {} and form.settings() == {}
     for key in ("rigid", "affine", "greedy"):
-        for parameter in SPECS[key].parameters:
+        for parameter in desk.form_parameters(SPECS[key]):
             shown = _value(form.editor(f"{key}.{parameter.name}"), parameter)
             assert shown == parameter.default
 

@@ -362,6 +362,7 @@ try:
 except ProcessLookupError:
     out["worker"] = "ended"
 worker.close(1.0)
+panel.ui.resultsButton.collapsed = False
 out["kept"] = [panel.ui.fixedSelector.currentNode().GetName(), panel.ui.cardTable.visible]
 count = slicer.mrmlScene.GetNumberOfNodes()
 out["again"] = desk.run(panel)

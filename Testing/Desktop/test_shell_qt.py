@@ -148,6 +148,26 @@ def test_collapsible_button_folds_its_contents(application):
     assert folded == [True, False]
 
 
+def test_what_is_shown_while_folded_appears_when_unfolded(application):
+    """As ctkCollapsibleButton::eventFilter has it."""
+    import ctk
+    import qt
+
+    button = ctk.ctkCollapsibleButton()
+    form = qt.QFormLayout(button)
+    first, second, third = qt.QLabel("first"), qt.QLabel("second"), qt.QLabel("third")
+    for label in (first, second, third):
+        form.addRow(label)
+    first.hide()
+    button.show()
+    button.collapsed = True
+    first.visible, second.visible = True, False
+    assert first.isHidden() and second.isHidden() and third.isHidden()
+    button.collapsed = False
+    assert not first.isHidden() and second.isHidden() and not third.isHidden()
+    button.hide()
+
+
 def test_chart_draws_its_plots(application):
     import ctk
     import vtk

@@ -29,6 +29,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     indicatorAlignment = attribute("indicatorAlignment", 129, int)
     flat = attribute("flat", False, bool)
     _folded = False
+    _forcing = False
     _bar = 24
 
     def __init__(self, text="", parent=None) -> None:
@@ -60,15 +61,36 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
             self._were_hidden = {id(c) for c in children if c.isHidden()}
         for child in children:
             if not child.isWindow():
-                child.setVisible(opened and id(child) not in self._were_hidden)
+                self._force(child, opened and id(child) not in self._were_hidden)
         self.updateGeometry()
         self.contentsCollapsed.emit(self._folded)
 
+    def _force(self, child, visible: bool) -> None:
+        """Shows or hides a child without its counting as a wish of the program."""
+        self._forcing = True
+        child.setVisible(visible)
+        if not visible and id(child) not in self._were_hidden:
+            # A later setVisible(False) is then heard of, although it is hidden already.
+            child.setAttribute(QtCore.Qt.WA_WState_ExplicitShowHide, False)
+        self._forcing = False
+
     def childEvent(self, event) -> None:
         child = event.child()
-        if self._folded and event.added() and isinstance(child, QtWidgets.QWidget):
-            child.hide()
+        if event.added() and isinstance(child, QtWidgets.QWidget):
+            child.installEventFilter(self)
+            if self._folded:
+                child.hide()
         super().childEvent(event)
+
+    def eventFilter(self, child, event) -> bool:
+        """What is shown or hidden while the contents are folded appears so when they unfold."""
+        if self._folded and not self._forcing and isinstance(child, QtWidgets.QWidget):
+            if event.type() == QtCore.QEvent.ShowToParent:
+                self._were_hidden.discard(id(child))
+                self._force(child, False)
+            elif event.type() == QtCore.QEvent.HideToParent:
+                self._were_hidden.add(id(child))
+        return False
 
     def sizeHint(self):
         return self._hint("totalSizeHint")

@@ -1,0 +1,51 @@
+"""Model files for the tests of the panel: a card alone, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import panel_support as desk
+
+from DeepRegLib.models import ModelCard, metadata
+
+#: Networks as small as they can be, by parameter of the form.
+TINY = {"encoder": "4, 4, 4, 4", "decoder": "4, 4, 4, 4", "final": "4"}
+
+
+def emptied(folder):
+    """The folder of models, with nothing in it."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+def write_card(folder, name, algorithm="vxm", age=0.0, **more):
+    """Writes a file that has a card and no weights, so many seconds old; returns its path."""
+    card = ModelCard(name, algorithm, {}, 2.0, (64, 80, 64), **more)
+    header = json.dumps({"__metadata__": metadata(card)}).encode()
+    path = folder / f"{name}.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    moment = path.stat().st_mtime - age
+    os.utime(path, (moment, moment))
+    return path
+
+
+def entries(panel):
+    """The models that are offered: name and text."""
+    combo = panel.ui.modelCombo
+    return [(combo.itemData(n), combo.itemText(n)) for n in range(combo.count)]
+
+
+def type_setting(panel, name, text):
+    """Enters a value into the form of the training, as a person does."""
+    editor = panel.parts.training.form.editor(name)
+    if hasattr(editor, "textEdited"):
+        editor.selectAll()
+        editor.insert(str(text))
+        editor.textEdited.emit(str(text))
+    elif hasattr(editor, "findText"):
+        desk.choose(editor, text)
+    else:
+        editor.value = text
