@@ -14,7 +14,7 @@ export VTK_DEFAULT_OPENGL_WINDOW ?= vtkEGLRenderWindow
 endif
 
 .PHONY: help setup demo demo-gui demo-clean test lint types test-library test-scene test-desktop \
-  scenario screenshots docs benchmark compare clean
+  scenario screenshots docs benchmark compare acceptance clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -39,13 +39,7 @@ demo: $(STAMP) ## Register a real pair, save a Slicer scene, make a picture
 demo-gui: $(STAMP) ## Open the panel with the sample pair, without 3D Slicer (needs a screen)
 	@env -u QT_QPA_PLATFORM $(BIN)/python Testing/Desktop/run.py --sample-pair
 
-demo-compare: $(STAMP) ## Compare with other registration programs (many hours on two cores)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[benchmark]'
-	$(BIN)/python Benchmarks/compare.py
-	$(BIN)/python Benchmarks/compare_table.py
-
-clean: ## Remove what the demo wrote
+demo-clean: ## Remove what the demo wrote
 	rm -rf build/demo
 
 test: lint types test-library test-scene test-desktop ## Run everything that can run here
@@ -88,6 +82,10 @@ compare: $(STAMP) ## Compare with other registration programs (many hours on two
 	  -e '.[benchmark]'
 	$(BIN)/python Benchmarks/compare.py
 	$(BIN)/python Benchmarks/compare_table.py
+
+acceptance: $(STAMP) ## Train and judge a learned system: make acceptance SYSTEM=vxm (hours on two cores)
+	$(BIN)/python Benchmarks/accept.py $(SYSTEM); status=$$?; \
+	  $(BIN)/python Benchmarks/accept_table.py; exit $$status
 
 clean: ## Remove what the targets made
 	rm -rf build .pytest_cache .ruff_cache .mypy_cache

@@ -85,7 +85,9 @@ def page() -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows()]
     origins = []
     for path in sorted((HERE / "results").glob("*.json")):
-        o = json.loads(path.read_text())["origin"]
+        o = json.loads(path.read_text(encoding="utf-8")).get("origin")
+        if o is None:  # a page of its own, with the origin of each entry
+            continue
         origins.append(
             f"- `{path.name}`: commit {o['commit']}, {o['date']}, {o['machine']}, {o['threads']} "
             f"threads, {o['device']}, torch {o['torch']}"

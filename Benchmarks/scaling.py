@@ -145,7 +145,7 @@ def keep(entry: dict[str, Any], options: argparse.Namespace) -> None:
     from common import ORIGIN, rounded
 
     path = RESULTS / "scaling.json"
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    entries = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
     commit = subprocess.run(["git", "-C", options.library, "rev-parse", "--short", "HEAD"],
                             capture_output=True, text=True, check=False).stdout.strip()  # fmt: skip
     entry |= {"label": options.label, "algorithm": options.algorithm, "device": options.device,
@@ -153,7 +153,8 @@ def keep(entry: dict[str, Any], options: argparse.Namespace) -> None:
     key = ("label", "algorithm", "device", "size")
     entries = [e for e in entries if any(e[k] != entry[k] for k in key)
                or ("profile" in e) != ("profile" in entry)]  # fmt: skip
-    path.write_text(json.dumps([*entries, rounded(entry)], indent=1) + "\n", encoding="utf-8")
+    content = {"entries": [*entries, rounded(entry)]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

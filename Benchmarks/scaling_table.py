@@ -17,7 +17,7 @@ the inverse, the moved image and the card. Memory is what the process took beyon
 
 def write(path: Path) -> None:
     """Writes the page and the picture."""
-    entries = json.loads(path.read_text(encoding="utf-8"))
+    entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
     timed = [e for e in entries if "profile" not in e]
     lines = [_HEAD]
     for device in sorted({e["device"] for e in timed}):
