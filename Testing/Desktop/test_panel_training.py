@@ -274,3 +274,55 @@ def test_the_choices_are_saved_with_the_scene(panel, pair, tmp_path):
     assert [v.GetName() for v, _ in after.volumes] == ["Fixed", "Moving"]
     assert json.loads(panel._parameterNode.trainingSettings) == {"training.batch": 2}
     assert panel.ui.trainButton.text == "Train"
+
+
+# The package of model files ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_safetensors(monkeypatch):
+    """safetensors counts as missing until `installed` holds what pip was asked for."""
+    import slicer
+    from DeepRegWidgets import Installer
+
+    installed = []
+    known = Installer._version
+    monkeypatch.setattr(
+        Installer, "_version", lambda name: "" if name == "safetensors" and not installed else
+        known(name),
+    )  # fmt: skip
+    monkeypatch.setattr(slicer.util, "pip_install", installed.append, raising=False)
+    return installed
+
+
+def test_safetensors_is_asked_for_once(panel, pair, no_safetensors):
+    import shell
+    from DeepRegWidgets.Installer import ensureSafetensors
+
+    for volume in pair:
+        panel.parts.training.data.check(volume)
+    shell.dialogs.answer_next(False, kind="confirm")
+    panel.ui.trainButton.click()
+    assert not panel.parts.training.running and no_safetensors == []
+    assert "safetensors are needed" in panel.ui.trainingMessageLabel.text
+    assert panel.ui.trainButton.enabled
+    shell.dialogs.answer_next(True, kind="confirm")
+    assert ensureSafetensors(lambda text: None) and no_safetensors == ["safetensors>=0.4"]
+    asked = len(shell.dialogs.of_kind("confirm"))
+    assert ensureSafetensors(lambda text: None) and len(shell.dialogs.of_kind("confirm")) == asked
+
+
+def test_safetensors_that_cannot_be_installed(panel, pair, no_safetensors, monkeypatch):
+    import shell
+    import slicer
+
+    def fail(_what):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(slicer.util, "pip_install", fail, raising=False)
+    for volume in pair:
+        panel.parts.training.data.check(volume)
+    shell.dialogs.answer_next(True, kind="confirm")
+    panel.ui.trainButton.click()
+    said = desk.plain(panel.ui.trainingMessageLabel.text)
+    assert "✖" in said and "no network" in said and not panel.parts.training.running
