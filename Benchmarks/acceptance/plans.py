@@ -187,12 +187,12 @@ _VXM = Variant(algorithm="vxm")
 PLANS: dict[str, Plan] = {
     "vxm": Plan({"full": Variant(), "without smoothness": Variant({"smoothness": 0.0})}, _vxm),
     "vxm_prob": Plan(
-        {"full": Variant(), "vxm": Variant({"smoothness": 0.1}, "vxm")}, _vxm_prob,
+        {"full": Variant(), "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
         extra=("inverse", "uncertainty"),
     ),
     "faim": Plan(
         {"full": Variant(), "without penalty": Variant({"folding": 0.0}),
-         "vxm": Variant({"smoothness": 0.1}, "vxm")},
+         "vxm": Variant({"smoothness": 0.05}, "vxm")},
         _faim,
     ),
     "icnet": Plan(
@@ -208,8 +208,8 @@ PLANS: dict[str, Plan] = {
         _dual_prnet, extra=("shifts",),
     ),
     "pmrn": Plan(
-        {"full": Variant(), "single level": Variant({"levels": 1}),
-         "without features": Variant({"feature_weight": 0.0}), "vxm": _VXM},
+        {"full": Variant(), "single level": Variant({"multilayer": False}),
+         "without features": Variant({"feature": 0.0}), "vxm": _VXM},
         _pmrn,
     ),
 }  # fmt: skip

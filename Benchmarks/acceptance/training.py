@@ -49,7 +49,7 @@ def train(
     key = variant.algorithm or system
     values = registry.spec(key).values("balanced", **variant.values)
     algorithm: Trainable = registry.create(key, **values)
-    settings = TrainingSettings(steps=steps, seed=seed, validate_every=steps)
+    settings = TrainingSettings(steps=steps, seed=seed, validate_every=steps, precision="bfloat16")
     folder = CACHE / system / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}-{steps}"
     with bar() as listener:
         pairs = source(variant.shift_voxel)
