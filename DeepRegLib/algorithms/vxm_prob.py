@@ -73,7 +73,7 @@ SPEC = AlgorithmSpec(
             help="Steps that the weights are fitted to this very pair before it is registered.",
         ),
         Parameter(
-            name="samples",
+            name="draws",
             default=16,
             minimum=0,
             maximum=1000,
@@ -185,7 +185,7 @@ class Algorithm(LearnedRegistration):
         displacement = self._displacement(mean, shape)
         deviation = _deviation_mm(log_variance, shape, spacing_mm)
         spread = deviation
-        if self.values["samples"] >= 2:
+        if self.values["draws"] >= 2:
             spread = self._spread_mm(mean, log_variance, shape, spacing_mm)
         return Prediction(
             displacement=displacement,
@@ -207,7 +207,7 @@ class Algorithm(LearnedRegistration):
         deviation = torch.exp(0.5 * log_variance)
         total, squares = torch.zeros_like(mean), torch.zeros_like(mean)
         center = exponential(mean, self.values["squarings"])
-        count = self.values["samples"]
+        count = self.values["draws"]
         for _ in range(count):
             noise = _alike_noise(mean, generator)
             # Sums of differences from the center cancel less than those of displacements.

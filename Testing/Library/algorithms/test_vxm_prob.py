@@ -40,7 +40,7 @@ def velocity(shape, length, seed=0):
 
 @pytest.mark.parametrize("shape,half", [((16, 24, 32), (8, 12, 16)), ((13, 18, 11), (7, 9, 6))])
 def test_velocity_has_half_the_resolution(shape, half):
-    algorithm = make(samples=2)
+    algorithm = make(draws=2)
     fixed, moving = torch.rand(2, 1, *shape)[:, None]
     network = algorithm.build()
     mean, log_variance = network(fixed, moving)
@@ -82,7 +82,7 @@ def test_inverse_undoes_and_nothing_folds(length):
     half, shape = (14, 16, 18), (28, 32, 36)
     posterior = Fixed(velocity(half, length), torch.full((1, 3, *half), -8.0))
     images = torch.rand(2, 1, 1, *shape)
-    found = make(samples=0).predict(posterior, *images, 2.0)
+    found = make(draws=0).predict(posterior, *images, 2.0)
     miss = inverse_residual(found.displacement, found.inverse).norm(dim=1).mean()
     negated = inverse_residual(found.displacement, -found.displacement).norm(dim=1).mean()
     assert miss < 0.05 and negated > 4 * miss
@@ -108,13 +108,13 @@ def test_uncertainty_is_in_mm():
     posterior = Fixed(torch.zeros(1, 3, *half), log_variance)
     images = torch.rand(2, 1, 1, 16, 18, 20)
     expected = math.sqrt(3) * deviation * 2 * spacing  # coarse voxels are two fine ones
-    found = make(samples=200).predict(posterior, *images, spacing)
+    found = make(draws=200).predict(posterior, *images, spacing)
     assert found.maps["velocity_deviation_mm"].mean().item() == pytest.approx(expected)
     # Small velocities are the displacements themselves, but for their interpolation.
     spread = found.maps["uncertainty_mm"]
     assert spread.mean().item() == pytest.approx(expected, rel=0.1)
     assert found.values["uncertainty_mean_mm"] == pytest.approx(spread.mean().item())
-    plain = make(samples=0).predict(posterior, *images, spacing)
+    plain = make(draws=0).predict(posterior, *images, spacing)
     assert torch.equal(plain.maps["uncertainty_mm"], found.maps["velocity_deviation_mm"])
 
 
@@ -125,8 +125,8 @@ def test_uncertainty_shows_where_the_posterior_is_wide_and_repeats():
     posterior = Fixed(velocity(half, 1.0), log_variance)
     images = torch.rand(2, 1, 1, 16, 18, 20)
     before = torch.get_rng_state()
-    first = make(samples=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
-    again = make(samples=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
+    first = make(draws=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
+    again = make(draws=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
     assert torch.equal(first, again) and torch.equal(before, torch.get_rng_state())
     assert first[..., 14:].mean() > 5 * first[..., :6].mean()
 
@@ -134,7 +134,7 @@ def test_uncertainty_shows_where_the_posterior_is_wide_and_repeats():
 @pytest.mark.parametrize("name", ["mse", "lncc"])
 def test_learns_a_shift_in_the_right_direction(name, shifted, learn, shift_at_object):
     sigma = 0.02 if name == "mse" else 0.1
-    algorithm = make(similarity=name, image_sigma=sigma, prior=1.0, samples=4)
+    algorithm = make(similarity=name, image_sigma=sigma, prior=1.0, draws=4)
     network, first, last = learn(algorithm, shifted)
     found = algorithm.predict(network, shifted.fixed, shifted.moving, 3.0)
     shift = shift_at_object(found.displacement.detach(), shifted)
