@@ -1,12 +1,12 @@
 """Probabilistic multilayer regularization: a posterior of the velocity at each layer of features.
 
-Each image goes by itself through the same encoder and decoder. At each resolution below the full
-one, a head reads mean and variance of a stationary velocity off the features of both images: the
-posterior of the transformation between them. In training a velocity is drawn from it; it has to
-take the features of the moving onto those of the fixed image (`feature`), and the posterior is kept
-near a prior of smooth velocities (`divergence`), so that hidden layers are regularized themselves.
-A small network fuses the velocities of all resolutions into the final one, which moves the image.
-In use the means take the place of the drawn velocities, and the inverse integrates backwards.
+Each image goes by itself through the same encoder and decoder. At each resolution a head reads mean
+and variance of a stationary velocity off the features of both images: the posterior of the
+transformation between them. In training a velocity is drawn from it; it has to take the features of
+the moving onto those of the fixed image (`feature`), and the posterior is kept near a prior of
+smooth velocities (`divergence`), so that hidden layers are regularized themselves. A small network
+fuses the velocities of all resolutions into the final one, which moves the image. In use the means
+take the place of the drawn velocities, and the inverse integrates backwards.
 
 Features have zero mean and unit variance over each image where they are compared, and learn nothing
 from it but through the velocities: features that say little would agree best. `multilayer` off
@@ -98,7 +98,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="feature",
-            default=1.0,
+            default=0.5,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the difference of the features of both images; 0 switches it off.",
@@ -120,6 +120,14 @@ SPEC = AlgorithmSpec(
             minimum=1e-3,
             maximum=1e5,
             help="Precision of the differences of neighboring velocities; more is smoother.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
+            name="resolution",
+            default="full",
+            choices=("half", "full"),
+            help="Finest resolution that has a velocity, in terms of that of the images.",
             advanced=True,
             training=True,
         ),
@@ -171,7 +179,11 @@ class Algorithm(LearnedRegistration):
 
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""
-        return MultilayerNetwork(tuple(self.values["channels"]), self.values["squarings"])
+        return MultilayerNetwork(
+            tuple(self.values["channels"]),
+            self.values["squarings"],
+            finest=0 if self.values["resolution"] == "full" else 1,
+        )
 
     def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms of the objective; see `registration.trainable.Trainable`."""
@@ -273,24 +285,25 @@ class Layer:
 
 
 class MultilayerNetwork(nn.Module):
-    """Two streams, a posterior at each resolution below the full one, and their fusion.
+    """Two streams, a posterior at each resolution, and their fusion.
 
     Args:
         channels: Channels of the features, from the full resolution to the coarsest.
         squarings: Steps of the integration of a velocity.
+        finest: Finest level with a velocity; 0 is the full resolution.
     """
 
-    def __init__(self, channels: tuple[int, ...], squarings: int = 6) -> None:
+    def __init__(self, channels: tuple[int, ...], squarings: int = 6, finest: int = 1) -> None:
         super().__init__()
         self._squarings = squarings
-        self.stream = Stream(channels, channels[:-1], finest=1)
+        self.stream = Stream(channels, channels[:-1], finest)
         self.hidden = nn.ModuleList(Convolution(2 * c, c) for c in self.stream.channels)
         self.mean = nn.ModuleList(Head(c) for c in self.stream.channels)
         self.log_variance = nn.ModuleList(
             Head(c, spread=1e-10, start=_START) for c in self.stream.channels
         )
         self.fusion = nn.Sequential(
-            Convolution(3 * len(self.stream.channels), channels[1]), Head(channels[1])
+            Convolution(3 * len(self.stream.channels), channels[finest]), Head(channels[finest])
         )
 
     def forward(self, fixed: Tensor, moving: Tensor) -> list[Layer]:

@@ -11,7 +11,7 @@ from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.registration.trainable import Batch, total
 
 SHAPE = (16, 32, 48)
-SMALL = {"channels": (4, 4, 6, 6, 8), "samples": 4}
+SMALL = {"channels": (4, 4, 6, 6, 8), "samples": 4, "resolution": "half"}
 
 
 def images(seed=0, shift=3):
@@ -32,11 +32,12 @@ def build(spread=0.0, **values):
     return system, network
 
 
-def test_a_posterior_for_each_resolution_below_the_full_one():
-    _, network = build()
+@pytest.mark.parametrize(("resolution", "levels"), [("full", 5), ("half", 4)])
+def test_a_posterior_for_each_resolution(resolution, levels):
+    _, network = build(resolution=resolution)
     layers = network(*images())
     assert [tuple(layer.mean.shape[2:]) for layer in layers] == [
-        tuple(n // 2**level for n in SHAPE) for level in (4, 3, 2, 1)
+        tuple(n // 2**level for n in SHAPE) for level in (4, 3, 2, 1, 0)[:levels]
     ]
     for layer in layers:
         assert layer.mean.shape == layer.log_variance.shape
