@@ -8,8 +8,9 @@ bending energy of each spline; control points move at most 0.4 of their distance
 cannot fold.
 
 The pairs of a training are aligned beforehand, so the moving images are given random affine changes
-in training, which the affine network has to find; `perturbation` is their size. A registration
-starts from a rigid alignment only.
+in the affine stage, which its network has to find; `perturbation` is their size. The stages of the
+B-splines get the pairs as they are: with changes, they did worse on brains they had not seen.
+A registration starts from a rigid alignment only.
 
 The result is a native transform: an affine map after one B-spline. Splines composed are no spline
 of the same lattice, so the composition is replaced by its least-squares fit on the fine control
@@ -143,7 +144,7 @@ SPEC = AlgorithmSpec(
             default=1.0,
             minimum=0.0,
             maximum=3.0,
-            help="Size of the random affine changes in training; 1 turns by up to 10 degrees.",
+            help="Size of random affine changes in the affine stage; 1 turns by up to 10 degrees.",
             advanced=True,
             training=True,
         ),
@@ -202,7 +203,7 @@ class Algorithm(LearnedRegistration):
         """Returns the terms of the stage that is trained; of all, each for itself, if none is."""
         learning = (batch.stage,) if batch.stage in _STAGES else _STAGES
         moving, change = batch.moving, None
-        if batch.stage in _STAGES and self.values["perturbation"] > 0:
+        if batch.stage == "affine" and self.values["perturbation"] > 0:
             change = random_affine(len(moving), batch.shape, self.values["perturbation"])
             change = change.to(moving.device)
         run = _Run(network, batch.fixed, moving, change)
