@@ -384,7 +384,7 @@ class DeepRegLogic(ScriptedLoadableModuleLogic):
             onEvent: Called with each `DeepRegLib.job.JobEvent`.
             onDone: Called with what is returned.
             onError: Called with the exception.
-            **options: Options of `DeepRegLib.training.session.TrainingOptions`, such as ``name``,
+            **options: Options of `DeepRegLib.training.options.TrainingOptions`, such as ``name``,
                 ``spacing``, ``settings={"steps": 1000}``, ``parameters={...}``.
 
         Returns:

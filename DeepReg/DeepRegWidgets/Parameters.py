@@ -97,12 +97,14 @@ class TrainingSource(Enum):
 
     SCENE = "scene"
     FILES = "files"
+    LABEL_MAPS = "labelMaps"
 
     def label(self) -> str:
         """Returns the name for people."""
         names = {
             "SCENE": _("Volumes of the scene"),
             "FILES": _("A folder, a table or a BIDS data set"),
+            "LABEL_MAPS": _("Label maps, for images of any contrast"),
         }
         return names[self.name]
 

@@ -144,8 +144,11 @@ def trainingRequestOf(parameterNode) -> TrainingRequest:
         # What is replaced is an unfinished training only: a model of this name is refused before.
         "resume": goesOn, "overwrite": not goesOn,
     }  # fmt: skip
+    path = str(Path(node.trainingPath.strip()).expanduser())
+    if node.trainingSource is TrainingSource.LABEL_MAPS:
+        options["generated"] = path
+        return TrainingRequest(node.trainingAlgorithm, (), "", options)
     if node.trainingSource is TrainingSource.FILES:
-        path = str(Path(node.trainingPath.strip()).expanduser())
         return TrainingRequest(node.trainingAlgorithm, (), path, options)
     for option in ("images", "labels", "person"):
         options[option] = ""

@@ -298,8 +298,9 @@ class TrainingPart(Section):
 
     def _showTitle(self) -> None:
         request = self._request
-        learned = len(request.volumes)
-        source = request.data or _("{count} volumes").format(count=learned)
+        count = len(request.volumes)
+        files = request.data or request.options.get("generated")
+        source = files or _("{count} volumes").format(count=count)
         text = _("{algorithm} learns from {source}: {name}").format(
             algorithm=learningSpecs()[request.algorithm].title, source=source,
             name=request.options["name"],

@@ -32,7 +32,8 @@ class TrainingRequest:
         algorithm: Key of a system that learns.
         volumes: Volumes to learn from, each with its segmentation, its label map, or None.
         data: In place of volumes: folder of images, table of them, or BIDS data set.
-        options: Further options of `training.session.TrainingOptions`, by name.
+        options: Further options of `training.options.TrainingOptions`, by name; ``generated``, a
+            folder of label maps, can take the place of volumes and `data`.
     """
 
     algorithm: str
@@ -68,7 +69,7 @@ def collect_training(request: TrainingRequest) -> CollectedTraining:
         InputError: If there are too few volumes, or one cannot be used.
     """
     parameters = {**request.options, "algorithm": request.algorithm}
-    if request.data:
+    if request.data or request.options.get("generated"):
         return CollectedTraining({}, {**parameters, "data": request.data})
     if len(request.volumes) < 2:
         raise InputError("A training needs two volumes at least; choose more.")

@@ -154,6 +154,16 @@ def test_folders_and_tables(panel, tmp_path):
     assert collected.arrays == {} and collected.parameters["data"] == request.data
 
 
+def test_label_maps_to_generate_images_from(panel, tmp_path):
+    desk.choose(panel.ui.trainingSourceCombo, "Label maps, for images of any contrast")
+    assert not panel.ui.trainingPathWidget.isHidden() and panel.ui.trainingTable.isHidden()
+    assert _button(panel) == "Choose a folder or a table"
+    panel.ui.trainingPathEdit.text = str(tmp_path)
+    assert _button(panel) == "Train"
+    parameters = collect_training(_request(panel)).parameters
+    assert parameters["generated"] == str(tmp_path) and not parameters["data"]
+
+
 def test_length_and_parameters(panel):
     ui = panel.ui
     steps = []
