@@ -72,7 +72,7 @@ SPEC = AlgorithmSpec(
             help="Steps that the weights are fitted to this very pair before it is registered.",
         ),
         Parameter(
-            name="samples",
+            name="draws",
             default=8,
             minimum=0,
             maximum=1000,
@@ -218,7 +218,7 @@ class Algorithm(LearnedRegistration):
             for layer in layers
         ]
         maps = {}
-        if self.values["samples"] >= 2:
+        if self.values["draws"] >= 2:
             maps["uncertainty_mm"] = self._spread_mm(network, layers, velocity, shape, spacing_mm)
         return Prediction(
             displacement=self._displacement(velocity, shape),
@@ -250,7 +250,7 @@ class Algorithm(LearnedRegistration):
         generator = torch.Generator(velocity.device).manual_seed(0)
         center = exponential(velocity, self.values["squarings"])
         total, squares = torch.zeros_like(center), torch.zeros_like(center)
-        count = self.values["samples"]
+        count = self.values["draws"]
         for _ in range(count):
             drawn = network.fuse([layer.draw(generator) for layer in layers])  # type: ignore[operator]
             # Sums of differences from the center cancel less than those of displacements.

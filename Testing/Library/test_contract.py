@@ -24,12 +24,8 @@ SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24), "time_s
 
 
 def small_settings(key):
-    """Returns the part of SMALL that an algorithm has, and that is not something else to it."""
-    return {
-        p.name: SMALL[p.name]
-        for p in registry.spec(key).parameters
-        if p.name in SMALL and not (p.name == "samples" and p.maximum < SMALL["samples"])
-    }
+    """Returns the part of SMALL that an algorithm has."""
+    return {p.name: SMALL[p.name] for p in registry.spec(key).parameters if p.name in SMALL}
 
 
 def create(key):

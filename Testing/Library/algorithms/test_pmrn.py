@@ -11,7 +11,7 @@ from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.registration.trainable import Batch, total
 
 SHAPE = (16, 32, 48)
-SMALL = {"channels": (4, 4, 6, 6, 8), "samples": 4, "resolution": "half"}
+SMALL = {"channels": (4, 4, 6, 6, 8), "draws": 4, "resolution": "half"}
 
 
 def images(seed=0, shift=3):
@@ -131,7 +131,7 @@ def test_uncertainty_grows_with_the_variance_and_is_the_same_each_time():
     assert maps[0].shape == (1, 1, *SHAPE)
     assert torch.equal(*maps) and maps[0].min() > 0
     assert float(wider.mean() / maps[0].mean()) == pytest.approx(2.718, rel=0.1)
-    system, network = build(samples=0)
+    system, network = build(draws=0)
     with torch.no_grad():
         assert system.predict(network, *pair, 2.0).maps == {}
 
