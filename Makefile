@@ -70,6 +70,8 @@ screenshots: $(STAMP) ## Take the pictures of the README anew
 	DEEPREG_SCENARIO_RUNS=1 DEEPREG_SCREENSHOTS=Resources/Screenshots/panel \
 	  $(BIN)/python Testing/Desktop/run.py --testing --additional-module-path DeepReg \
 	  --python-script Testing/Slicer/scenario.py
+	DEEPREG_SCREENSHOTS=Resources/Screenshots/panel $(BIN)/python Testing/Desktop/run.py \
+	  --testing --additional-module-path DeepReg --python-script Testing/Desktop/pictures_training.py
 
 docs: $(STAMP) ## Write docs/algorithms.md anew
 	$(BIN)/python tools/make_docs.py

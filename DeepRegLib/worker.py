@@ -137,7 +137,8 @@ class _Listener:
         files: Mapping[str, Any] = {}
         if event.kind == "progress":
             now = time.monotonic()
-            if now - self._last < _SECONDS_BETWEEN_EVENTS and event.fraction < 1.0:
+            told = bool(getattr(event, "data", None))  # points of a curve are never left out
+            if not told and now - self._last < _SECONDS_BETWEEN_EVENTS and event.fraction < 1.0:
                 return
             self._last = now
         elif event.kind == "preview":

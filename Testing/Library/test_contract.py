@@ -21,11 +21,14 @@ from DeepRegLib.registration.compose import parse_stages
 
 #: Whatever makes a run small, for those algorithms that have it.
 SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24), "time_steps": 3}
+#: What else makes the slowest of them quick enough to be run many times.
+SLOW = {"lddmm": {"iterations": (15, 15, 5)}}
 
 
 def small_settings(key):
     """Returns the part of SMALL that an algorithm has."""
-    return {p.name: SMALL[p.name] for p in registry.spec(key).parameters if p.name in SMALL}
+    own = {**SMALL, **SLOW.get(key, {})}
+    return {p.name: own[p.name] for p in registry.spec(key).parameters if p.name in own}
 
 
 def create(key):
