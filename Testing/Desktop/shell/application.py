@@ -86,9 +86,24 @@ class Application(QtWidgets.QApplication):
         self._modules = ModuleManager(self)
         self._io = IoManager(scene)
         self._layout_manager = None
+        self._window = None
         self._paused = 0
         self._settings = {}
         self.exit_code = 0
+
+    # Windows
+
+    def setMainWindow(self, window) -> None:
+        self._window = window
+
+    def topLevelWidgets(self):
+        """The main window and the dialog in front of it.
+
+        Slicer's list holds every widget without a parent. PySide would wrap each anew, and ends
+        the process when one of them is just being destroyed.
+        """
+        found = (self._window, self.activeModalWidget())
+        return [widget for widget in found if widget is not None]
 
     # Scene and modules
 
