@@ -133,7 +133,7 @@ def _open_window(application, mrml_scene) -> None:
     dress(application)
     application.setLayoutManager(LayoutManager(mrml_scene))
     _state["window"] = MainWindow(application.layoutManager())
-    application.setMainWindow(_state["window"])
+    application._window = _state["window"]
     _state["window"].show()
     application.processEvents()
 

@@ -93,9 +93,6 @@ class Application(QtWidgets.QApplication):
 
     # Windows
 
-    def setMainWindow(self, window) -> None:
-        self._window = window
-
     def topLevelWidgets(self):
         """The main window and the dialog in front of it.
 
