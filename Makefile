@@ -59,8 +59,9 @@ test-scene: $(STAMP) ## Run the tests on the real MRML library
 	$(BIN)/python -m pytest Testing/Scene -q
 
 test-desktop: $(STAMP) ## Click through the real panel in the test application
-	@# Every file in an application of its own, the largest first.
-	ls -S Testing/Desktop/test_*.py | xargs -P 2 -n 1 $(BIN)/python -m pytest -q
+	@# Every file in an application of its own, the longest and the largest first.
+	{ ls Testing/Desktop/test_scenario.py; ls -S Testing/Desktop/test_*.py | grep -v scenario; } | \
+	  xargs -P 2 -n 1 $(BIN)/python -m pytest -q
 
 scenario: $(STAMP) ## Play the scenario of a person at the panel; pictures go to build/scenario
 	DEEPREG_SCREENSHOTS=build/scenario $(BIN)/python Testing/Desktop/run.py --testing \
