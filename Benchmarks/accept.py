@@ -21,10 +21,12 @@ from acceptance import training
 from acceptance.cases import evaluation_pairs
 from acceptance.figures import Figures, demons, engine, measured, over_pairs
 from acceptance.measure import evaluate
-from acceptance.plans import PLANS, Plan, Rows
+from acceptance.plans import PLANS, Plan
 from common import ORIGIN, RESULTS, rounded
 
 FOLDER = RESULTS / "acceptance"
+#: Trainings of each variant that a verdict needs.
+SEEDS = 3
 
 
 def read(system: str) -> dict[str, Any]:
@@ -96,26 +98,25 @@ def run(system: str, plan: Plan, options: argparse.Namespace) -> None:
             keep(system, {**content, "trainings": [*rest, entry]})
 
 
-def judge(system: str, plan: Plan) -> bool:
-    """Judges what is there; keeps and prints the checks."""
+def judge(system: str, plan: Plan, options: argparse.Namespace) -> bool:
+    """Judges trainings of the asked length once all seeds are there; keeps and prints the checks."""
     content = read(system)
-    rows: dict[str, list[Figures]] = {}
+    rows: dict[str, list[Figures]] = {name: [] for name in plan.variants}
     for entry in content["trainings"]:
-        rows.setdefault(entry["variant"], []).append(entry["figures"])
-    lacking = [name for name in plan.variants if name not in rows]
+        variant = plan.variants.get(entry["variant"])
+        length = round((options.steps or plan.steps) * variant.share) if variant else None
+        if entry["steps"] == length:
+            rows[entry["variant"]].append(entry["figures"])
+    lacking = [f"{name} ({len(found)})" for name, found in rows.items() if len(found) < SEEDS]
     if lacking:
-        print(f"{system}: not trained yet: {', '.join(lacking)}")
+        print(f"{system}: fewer than {SEEDS} seeds of {', '.join(lacking)}; nothing is judged")
         return False
-    checks = plan.checks(_typed(rows), baselines())
+    checks = plan.checks(rows, baselines())
     content["checks"] = [vars(check) for check in checks]
     keep(system, content)
     for check in checks:
         print(f"{'passed' if check.passed else 'FAILED'}  {check.text}: {check.reached}")
     return all(check.passed for check in checks)
-
-
-def _typed(rows: dict[str, list[Figures]]) -> Rows:
-    return rows
 
 
 def main() -> None:
@@ -134,7 +135,7 @@ def main() -> None:
         return
     plan = PLANS[options.system]
     run(options.system, plan, options)
-    sys.exit(0 if judge(options.system, plan) else 1)
+    sys.exit(0 if judge(options.system, plan, options) else 1)
 
 
 if __name__ == "__main__":
