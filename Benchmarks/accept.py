@@ -99,7 +99,7 @@ def run(system: str, plan: Plan, options: argparse.Namespace) -> None:
 
 
 def judge(system: str, plan: Plan, options: argparse.Namespace) -> bool:
-    """Judges trainings of the asked length once all seeds are there; keeps and prints the checks."""
+    """Judges trainings of one length once all seeds are there; keeps and prints the checks."""
     content = read(system)
     rows: dict[str, list[Figures]] = {name: [] for name in plan.variants}
     for entry in content["trainings"]:
