@@ -79,7 +79,7 @@ def run(system: str, plan: Plan, options: argparse.Namespace) -> None:
             if old and not options.again:
                 continue
             print(f"{system}, {name}, seed {seed}, {steps} steps ...", flush=True)
-            algorithm, result = training.train(system, name, variant, seed, steps)
+            algorithm, result = training.train(system, variant, seed, steps)
             figures = evaluate(algorithm, result.network, plan.extra)
             entry = {
                 **key,

@@ -24,12 +24,14 @@ class Variant:
     Args:
         values: Parameter values of the algorithm that differ from its defaults.
         algorithm: Key of the algorithm, if it is not that of the plan.
+        settings: Settings of the training that differ from those of all (see `TrainingSettings`).
         shift_voxel: Pairs are shifted at random by up to so many voxels, in training.
         share: Share of the usual number of steps.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     algorithm: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     shift_voxel: int = 0
     share: float = 1.0
 
