@@ -5,10 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .base import Progress
+    from .source import BatchSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +23,9 @@ class Batch:
 
     Convention:
         Images are (B, 1, *shape), float32, 0 to 1; label maps (B, 1, *shape), int64, 0 is the
-        background. Displacements are (B, 3, *shape) in voxels of this grid, component c along
-        tensor axis c, and moved(x) = moving(x + u(x)). Tensor axes run to R, A and S.
+        background, and -1 everywhere in a map that is not known. Displacements are (B, 3, *shape)
+        in voxels of this grid, component c along tensor axis c, and moved(x) = moving(x + u(x)).
+        Tensor axes run to R, A and S.
 
     Args:
         fixed: Images that stay.
@@ -27,8 +34,11 @@ class Batch:
         fixed_labels: Structures of the fixed images, if they are known.
         moving_labels: Structures of the moving images.
         truth: Displacements that are known (from a teacher, or from the making of the images).
+        momentum: Initial momenta of the geodesics that a teacher found, (B, 3, *lattice), on the
+            lattice and in the units of `geometry.momentum`.
         fraction: Share of the training stage that is done, 0 to 1, for schedules.
         stage: Name of the training stage; ``pair`` while a trained model is fitted to a pair.
+        step: Number of the step within the stage, from 0, for systems that alternate.
     """
 
     fixed: Tensor
@@ -37,8 +47,10 @@ class Batch:
     fixed_labels: Tensor | None = None
     moving_labels: Tensor | None = None
     truth: Tensor | None = None
+    momentum: Tensor | None = None
     fraction: float = 0.0
     stage: str = "train"
+    step: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,11 +67,13 @@ class Stage:
         name: Its name, which the batches carry.
         share: Its share of all steps.
         modules: Names of the submodules that learn in it; the whole network if empty.
+        rate: Its learning rate as a share of that of the training.
     """
 
     name: str
     share: float = 1.0
     modules: tuple[str, ...] = ()
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +140,22 @@ class Trainable(ABC):
     def stages(self) -> tuple[Stage, ...]:
         """Returns the stages of a training, in order; one by default."""
         return (Stage("train"),)
+
+    def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
+        """Returns the pairs that the system learns from, made of those that the user gave.
+
+        The given ones, unless a system needs more: the fields of a teacher, labeled pairs only,
+        or images from a model of its own.
+
+        Args:
+            pairs: The user's pairs.
+            folder: Keeps what takes long to compute; its content is found again by its inputs.
+            progress: Gets messages, and can cancel.
+
+        Raises:
+            InputError: If the pairs lack what the system learns from.
+        """
+        return pairs
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

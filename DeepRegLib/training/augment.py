@@ -91,11 +91,11 @@ class Augmentation:
         if where is not None:
             parts = (where[:count], where[count:])
             labels = [
-                None if known is None else sample(known, part, "nearest", padding="fill")
+                None if known is None else _moved_labels(known, part)
                 for known, part in zip(labels, parts)
             ]
         return replace(batch, fixed=images[:count], moving=images[count:], fixed_labels=labels[0],
-                       moving_labels=labels[1], truth=None)  # fmt: skip
+                       moving_labels=labels[1], truth=None, momentum=None)  # fmt: skip
 
     def _positions(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Where the voxels of all fixed, then all moving images come from, (2 B, 3, *shape)."""
@@ -147,6 +147,13 @@ class Augmentation:
             noise = torch.randn(images.shape, generator=generator)
             images = images + level * noise * (images > 0.0)
         return images.clamp(0.0, 1.0)
+
+
+def _moved_labels(labels: Tensor, where: Tensor) -> Tensor:
+    """Samples label maps, background outside; maps that are not known stay so."""
+    moved = sample(labels, where, "nearest", padding="fill")
+    unknown = (labels < 0).flatten(1).any(dim=1).view(-1, 1, 1, 1, 1)
+    return torch.where(unknown, torch.full_like(moved, -1), moved)
 
 
 def smooth_noise(

@@ -173,6 +173,10 @@ class GeneratedPairs:
             )
         return self._validation
 
+    def labeled(self) -> GeneratedPairs:
+        """Returns itself: every generated image has its label map."""
+        return self
+
     def structures(self) -> list[int]:
         """Returns the labels that occur, without the background."""
         return [label for label in self._table.tolist() if label]

@@ -9,8 +9,8 @@ import torch
 
 from ..errors import InputError
 from ..registration.model_frame import ModelFrame
+from ..registration.source import BatchSource
 from ..registration.trainable import Batch
-from .source import BatchSource
 
 
 class MixedPairs:
@@ -49,6 +49,14 @@ class MixedPairs:
     def validation(self) -> Sequence[Batch]:
         """Returns the pairs that validation uses, one pair a batch; the same at each call."""
         return next((held for s in self._sources if (held := s.validation())), [])
+
+    def structures(self) -> list[int]:
+        """Returns the labels that occur in any source, without the background."""
+        return sorted({label for source in self._sources for label in source.structures()})
+
+    def labeled(self) -> MixedPairs:
+        """Returns the mixture with labeled pairs only; see `registration.source.BatchSource`."""
+        return MixedPairs([source.labeled() for source in self._sources], self._weights.tolist())
 
     def describe(self) -> dict[str, Any]:
         """Returns what the card of a model says of the data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,10 +73,10 @@ class PreparedPairs:
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         """Returns `count` pairs for one training step, on the CPU.
 
-        Label maps come along if all images that were drawn have one.
+        Label maps come along if any image that was drawn has one; those of the others are -1.
         """
         chosen = torch.randint(len(self._pairs), (count,), generator=generator).tolist()
-        batch = self._batch(self._train, [self._pairs[i] for i in chosen])
+        batch = self._batch(self._train, [self._pairs[i] for i in chosen], partly=True)
         return batch if self._augmentation is None else self._augmentation(batch, generator)
 
     def validation(self) -> Sequence[Batch]:
@@ -87,6 +88,38 @@ class PreparedPairs:
     def structures(self) -> list[int]:
         """Returns the labels that occur in the subjects for training, without the background."""
         return self._train.structures()
+
+    def labeled(self) -> PreparedPairs:
+        """Returns the pairs of those subjects for training that have a label map.
+
+        Raises:
+            InputError: If there are too few of them.
+        """
+        with_labels = [s for s in self._train.subjects if s.labels is not None]
+        if len(with_labels) == len(self._train):
+            return self
+        if self._atlas is not None and self._atlas[0].labels(self._atlas[1]) is None:
+            raise InputError("The atlas has no label map; give it one, or take another atlas.")
+        fewer = copy.copy(self)
+        fewer._train = self._train.only(with_labels)
+        if self._atlas is not None and self._atlas[0] is self._train:
+            name = self._train.subjects[self._atlas[1]].name
+            fewer._atlas = _find(name, [fewer._train])
+        fewer._pairs = fewer._list(fewer._train)
+        if not fewer._pairs:
+            raise InputError(
+                "This algorithm learns from label maps, and too few images have one; give label "
+                "maps of at least two images."
+            )
+        return fewer
+
+    def prepared(self) -> tuple[PreparedSet, PreparedSet | None]:
+        """Returns the subjects for training, and those for validation."""
+        return self._train, self._validation
+
+    def members(self) -> list[tuple[int, int]]:
+        """Returns the pairs for training, positions of fixed and moving subject; -1: the atlas."""
+        return list(self._pairs)
 
     def describe(self) -> dict[str, Any]:
         """Returns what the card of a model says of the data."""
@@ -117,16 +150,21 @@ class PreparedPairs:
             if i != j and (self._mode != "within" or one.group == other.group)
         ]
 
-    def _batch(self, prepared: PreparedSet, pairs: Sequence[tuple[int, int]]) -> Batch:
+    def _batch(
+        self, prepared: PreparedSet, pairs: Sequence[tuple[int, int]], partly: bool = False
+    ) -> Batch:
+        """Returns pairs; label maps if all have one, or `partly` those that there are."""
         where = [
             self._atlas if self._atlas is not None and i < 0 else (prepared, i) for i, _ in pairs
         ]
         fixed = [own.image(i) for own, i in where]
         moving = [prepared.image(j) for _, j in pairs]
         labels = [[own.labels(i) for own, i in where], [prepared.labels(j) for _, j in pairs]]
-        known = all(item is not None for side in labels for item in side)
-        sides = [torch.cat([t for t in side if t is not None]) if known else None
-                 for side in labels]  # fmt: skip
+        known = [item is not None for side in labels for item in side]
+        sides = [None, None]
+        if all(known) or (partly and any(known)):
+            unknown = torch.full((1, 1, *prepared.frame.shape), -1)
+            sides = [torch.cat([unknown if t is None else t for t in side]) for side in labels]
         return Batch(torch.cat(fixed), torch.cat(moving), prepared.frame.spacing_mm,
                      fixed_labels=sides[0], moving_labels=sides[1])  # fmt: skip
 

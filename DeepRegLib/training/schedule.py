@@ -61,15 +61,25 @@ def plan(stages: Sequence[Stage], steps: int) -> list[Part]:
     return parts
 
 
-def learning_rate(settings: TrainingSettings, done: int, count: int) -> float:
-    """Returns the step size for the step after `done` of the `count` steps of a stage."""
+def learning_rate(
+    settings: TrainingSettings, done: int, count: int, share: float = 1.0
+) -> float:
+    """Returns the step size for the step after `done` of the `count` steps of a stage.
+
+    Args:
+        settings: Largest step size, schedule and warm-up.
+        done: Steps of the stage so far.
+        count: Steps of the stage.
+        share: Of the largest step size, that the stage takes.
+    """
+    largest = settings.learning_rate * share
     warmup = min(settings.warmup, count // 4)
     if done < warmup:
-        return settings.learning_rate * (done + 1) / (warmup + 1)
+        return largest * (done + 1) / (warmup + 1)
     if settings.schedule == "constant":
-        return settings.learning_rate
+        return largest
     passed = (done - warmup) / max(count - warmup, 1)
-    return settings.learning_rate * (_LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * passed)))
+    return largest * (_LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * passed)))
 
 
 def mixed_seed(seed: int, number: int, purpose: str) -> int:

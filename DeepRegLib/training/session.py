@@ -17,6 +17,7 @@ from ..networks.model_file import save_model
 from ..pipeline import choose_device, versions
 from ..registration.base import Event, Progress
 from ..registration.model_frame import ModelFrame
+from ..registration.source import BatchSource, informed
 from ..registration.trainable import Trainable
 from ..spec import AlgorithmSpec
 from .augment import Augmentation
@@ -28,7 +29,6 @@ from .options import TrainingOptions, is_unfinished, model_path, recipe_values, 
 from .pairs import PreparedPairs
 from .preparation import prepare
 from .prepared import PreparedSet
-from .source import BatchSource
 from .subjects import Subject, find_subjects
 from .trainer import Trainer, TrainingResult
 
@@ -85,6 +85,9 @@ def train(options: TrainingOptions, progress: Progress | None = None) -> Trained
                 source = make_source(options, progress)
         options = replace(options, name=world.told(options.name))
         source = source or make_source(options)
+        system = informed(options.algorithm, system.values, source)
+        with world.first():
+            source = system.source(source, _cache(options), progress)
         return _train(options, spec, system, source, progress, world)
 
 
@@ -127,7 +130,11 @@ class _ValidatedOn:
     def __init__(self, train: BatchSource, validation: BatchSource) -> None:
         self._train, self._validation = train, validation
         self.frame, self.draw = train.frame, train.draw
-        self.validation = validation.validation
+        self.structures, self.validation = train.structures, validation.validation
+
+    def labeled(self) -> BatchSource:
+        """Returns the same with labeled pairs for training; see `source.BatchSource`."""
+        return _ValidatedOn(self._train.labeled(), self._validation)
 
     def describe(self) -> dict[str, Any]:
         """Returns what the card of a model says of the data."""
@@ -176,11 +183,16 @@ def _split(
     return train, validation if len(validation) else None
 
 
+def _cache(options: TrainingOptions) -> Path:
+    """Returns the folder that keeps what was prepared."""
+    return Path(options.cache) if options.cache else user_folder() / "prepared"
+
+
 def _where(options: TrainingOptions) -> dict[str, Any]:
     """Returns where and how subjects are prepared."""
     device, _ = choose_device(options.settings.device)
     return {
-        "folder": options.cache or user_folder() / "prepared", "reference": options.atlas,
+        "folder": _cache(options), "reference": options.atlas,
         "alignment": options.alignment, "device": device,
     }  # fmt: skip
 

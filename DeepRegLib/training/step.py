@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Trainable, total
 from .distributed import World, unsynchronized
 from .schedule import Part, enter, learning_rate, mixed_seed
 from .settings import TrainingSettings
-from .source import BatchSource
 
 #: float16 gradients are scaled by this at first; a good value is found within a few steps.
 _FIRST_SCALE = 2.0**12
@@ -123,7 +123,9 @@ class Stepper:
 
     def step(self, done: int) -> Taken:
         """Takes the step after `done` steps of the stage."""
-        rate = learning_rate(self._settings, done, self._part.count)
+        rate = learning_rate(
+            self._settings, done, self._part.count, self._part.stage.rate
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -170,6 +172,7 @@ class Stepper:
                 self._supply.batch(number, following),
                 fraction=done / self._part.count,
                 stage=self._part.stage.name,
+                step=done,
             )
             torch.manual_seed(mixed_seed(self._settings.seed, number, "loss"))
             if last:

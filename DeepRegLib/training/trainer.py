@@ -13,6 +13,7 @@ from ..errors import Cancelled, InputError, OutOfMemoryError, ParameterError
 from ..memory import is_out_of_memory
 from ..pipeline import choose_device
 from ..registration.base import Progress
+from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Trainable
 from .checkpoint import Checkpoint, copied, differences
 from .distributed import World, local_device
@@ -20,7 +21,6 @@ from .events import Clock, History, sentence
 from .record import Record
 from .schedule import Part, plan
 from .settings import TrainingSettings
-from .source import BatchSource
 from .step import Stepper, Supply, Taken, half_type
 from .validation import own_random_numbers, score, untouched, validate
 

@@ -188,7 +188,7 @@ def test_library_file(file):
         ("models.py", "from .networks.model_file import fill"),
         ("networks/unet.py", "from ..registration.base import Image"),
         ("networks/blocks.py", "from ..losses.lncc import LNCC"),
-        ("registration/learned.py", "from ..training.source import BatchSource"),
+        ("registration/learned.py", "from ..training.pairs import PreparedPairs"),
         ("registration/learned.py", "from ..pipeline import run"),
         ("registration/learned.py", "from safetensors.torch import load_file"),
         ("training/trainer.py", "from ..algorithms.vxm import Algorithm"),
