@@ -17,6 +17,7 @@ from ..geometry.inverse import invert
 from ..geometry.sampling import Interpolation, apply_matrix, voxel_coordinates
 from ..geometry.transform import Transform
 from .base import Image, ImagePair, Result
+from .preprocess import object_region
 from .thin import are_slices
 from .trainable import Prediction
 
@@ -26,6 +27,8 @@ _LEAST_FADE, _MOST_FADE = 4, 24
 _REACH = 3
 #: Begin of the names of maps that belong to the moving image.
 _OF_MOVING = "moving_"
+#: Ends of the names of maps in mm that mean nothing where the fixed image shows nothing.
+_OF_OBJECT = ("uncertainty_mm", "error_mm")
 
 
 def placed(prediction: Prediction, grid: Grid, pair: ImagePair) -> Result:
@@ -37,6 +40,7 @@ def placed(prediction: Prediction, grid: Grid, pair: ImagePair) -> Result:
     Convention:
         Maps come back on the fixed grid; those whose name begins with ``moving_`` show the moving
         image as the network saw it, and come back on the moving grid. Integer maps are labels.
+        Uncertainties and errors are 0 outside the object of the fixed image.
 
     Args:
         prediction: In voxels of `grid`.
@@ -171,7 +175,10 @@ def _maps(prediction: Prediction, grid: Grid, pair: ImagePair) -> dict[str, Imag
         values = values.float() if floating else values.to(torch.int32)
         how: Interpolation = "linear" if floating else "nearest"
         pixel_type = "float32" if floating else _smallest_type(values)
-        extras[name] = Image(transform.warp(values, grid, onto, how), onto, pixel_type)
+        placed_map = transform.warp(values, grid, onto, how)
+        if name.endswith(_OF_OBJECT) and onto is pair.fixed.grid:
+            placed_map = placed_map * object_region(pair.fixed)
+        extras[name] = Image(placed_map, onto, pixel_type)
     return extras
 
 

@@ -30,6 +30,7 @@ from DeepRegLib.registration.base import Image, ImagePair
 from DeepRegLib.registration.learned import see
 from DeepRegLib.registration.model_frame import ModelFrame, normalized
 from DeepRegLib.registration.placement import placed
+from DeepRegLib.registration.preprocess import object_region
 from DeepRegLib.registration.trainable import Prediction
 
 
@@ -164,11 +165,11 @@ def test_maps_come_back_on_the_grids_of_the_images():
     half = torch.from_numpy(points[..., 1] > pair.fixed.grid.center_ras[1])[None, None].to(
         torch.uint8
     )
-    maps = {"uncertainty_mm": plane, "segmentation": half * 7, "moving_height": plane}
+    maps = {"height": plane, "segmentation": half * 7, "moving_height": plane}
     extras = placed(Prediction(maps=maps), grid, pair).extras
     inner = pairs.voxel_points(pair.fixed.grid)
     np.testing.assert_allclose(
-        extras["uncertainty_mm"].numpy(), inner[..., 0] * 0.5 - inner[..., 2] + 7.0, atol=1e-3
+        extras["height"].numpy(), inner[..., 0] * 0.5 - inner[..., 2] + 7.0, atol=1e-3
     )
     labels = extras["segmentation"]
     assert not labels.data.is_floating_point() and labels.pixel_type == "uint8"
@@ -250,3 +251,12 @@ def test_the_moved_image_is_what_the_network_made_of_it(start):
     # Measured: 0.0024, from interpolating twice; 0.0046 with the field half a voxel off, 0.032 with
     # vectors that are 1 mm too long.
     assert inside.sum() > 3000 and (by_network - direct)[inside].abs().mean() < 0.004
+
+
+def test_uncertainty_ends_where_the_object_ends():
+    pair, grid = scene("oblique", "linear")
+    maps = {"uncertainty_mm": torch.ones(1, 1, *grid.shape)}
+    shown = placed(Prediction(maps=maps), grid, pair).extras["uncertainty_mm"].data
+    region = object_region(pair.fixed)
+    assert torch.equal(shown > 0.5, region) and not shown[~region].any()
+    assert region.any() and not region.all()

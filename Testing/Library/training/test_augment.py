@@ -1,6 +1,7 @@
 """Random changes: of the right size, the same for images and labels, and none unless asked for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,16 @@ def test_labels_move_with_their_images(batch):
     # Each pair has a pose of its own, and each image some of its own.
     assert not torch.equal(changed.fixed_labels[0], changed.fixed_labels[1])
     assert not torch.equal(changed.fixed_labels[0], changed.moving_labels[0])
+
+
+def test_maps_that_are_not_known_stay_unknown(batch):
+    unknown = batch.fixed_labels.clone()
+    unknown[1] = -1
+    changed = Augmentation(rotation_deg=15, shift_mm=6)(
+        replace(batch, fixed_labels=unknown), generator()
+    )
+    assert bool((changed.fixed_labels[1] == -1).all())
+    assert set(changed.fixed_labels[0].unique().tolist()) <= {0, 1, 2, 3}
 
 
 def test_without_misalignment_both_images_move_alike(batch):

@@ -105,8 +105,32 @@ def test_some_without_labels(prepared, people, tmp_path):
     bare = [Subject("bare", people.folder / "bob_1_t1.nii.gz"), prepared.subjects[0]]
     mixed = prepare(bare, FRAME, tmp_path, reference="ann_1", alignment="none")
     assert not mixed.labeled and mixed.structures() == [1, 2, 3]
-    batch = PreparedPairs(mixed).draw(2, generator())
-    assert batch.fixed_labels is None and batch.moving_labels is None
+    pairs = PreparedPairs(mixed, mixed)
+    batch = pairs.draw(4, generator())
+    for images, labels in ((batch.fixed, batch.fixed_labels), (batch.moving, batch.moving_labels)):
+        assert labels.dtype == torch.int64
+        for image, known in zip(images, labels):
+            bare_one = who(mixed, image) == "bare"
+            assert bool((known == -1).all()) == bare_one and bool((known >= 0).all()) != bare_one
+    # Dice needs both maps, so these pairs are validated without.
+    assert pairs.validation()[0].fixed_labels is None
+    with pytest.raises(InputError, match="label maps of at least two"):
+        pairs.labeled()
+
+
+def test_labeled_pairs_only(prepared, people, tmp_path):
+    bare = [Subject("bare", people.folder / "bob_1_t1.nii.gz"), *prepared.subjects[:2]]
+    mixed = prepare(bare, FRAME, tmp_path, reference="ann_1", alignment="none")
+    pairs = PreparedPairs(mixed)
+    assert len(pairs.members()) == 6 and len(pairs.labeled().members()) == 2
+    assert {name for pair in drawn(pairs.labeled(), mixed) for name in pair} == {"ann_1", "ann_2"}
+    assert len(pairs.members()) == 6
+    whole = PreparedPairs(prepared)
+    assert whole.labeled() is whole
+    atlas = PreparedPairs(mixed, mode="atlas", atlas="ann_2").labeled()
+    assert drawn(atlas, mixed) == {("ann_2", "ann_1")}
+    with pytest.raises(InputError, match="atlas has no label map"):
+        PreparedPairs(mixed, mode="atlas", atlas="bare").labeled()
 
 
 def test_what_the_card_says(prepared):
@@ -156,6 +180,8 @@ def test_mixed_sources(prepared):
     assert sequences[0] == sequences[1]
     assert len(mixed.validation()) == len(rest.validation()) > 0
     assert mixed.describe()["text"] == "first; second" and mixed.describe()["terms"] == "CC0"
+    assert mixed.structures() == [1, 2, 3]
+    assert mixed.labeled().describe()["shares"] == mixed.describe()["shares"]
     for sources, shares in (([], []), ([ann], [1, 2]), ([ann], [-1.0])):
         with pytest.raises(InputError):
             MixedPairs(sources, shares)

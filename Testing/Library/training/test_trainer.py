@@ -194,6 +194,8 @@ def test_plan_and_step_size():
     assert rates[4:] == sorted(rates[4:], reverse=True) and 0.01 < rates[-1] < 0.012
     assert learning_rate(settings(learning_rate=1.0, schedule="constant"), 99, 100) == 1.0
     assert learning_rate(settings(warmup=1000), 1, 4) == settings().learning_rate
+    halves = [learning_rate(chosen, n, 100, 0.5) for n in range(100)]
+    assert halves == pytest.approx([r / 2 for r in rates])
 
 
 def test_an_unknown_part_of_a_network_is_named():

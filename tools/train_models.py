@@ -1,0 +1,92 @@
+"""Trains the models that come with DeepReg, on images that are generated from label maps.
+
+Usage: python tools/train_models.py SYSTEM [SYSTEM ...] [--maps FOLDER] [--threads N]
+
+One recipe for all: images of the contrast of T1 from the label maps of twenty heads, brain only,
+at 3 mm, lying as the sample image of the MNI152 brain lies; the maps of four people validate. A
+training that was interrupted goes on. The model goes to Resources/Models, with its card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "Resources" / "Models"
+BUILD = ROOT / "build" / "models"
+REFERENCE = ROOT / "Resources" / "SampleData" / "MNI152_T1_brain.nii.gz"
+TERMS = "Apache-2.0, as the label maps; for research, not for diagnosis or treatment"
+#: Steps, parameters and settings of each system, where they differ from the usual ones.
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "vxm": {"steps": 3000},
+    "vxm_prob": {"steps": 3000},
+    "faim": {"steps": 2500},
+    "icnet": {"steps": 2500},
+    "dlir": {"steps": 2400},
+    "dual_prnet": {"steps": 2000},
+    "pmrn": {"steps": 2000},
+}
+
+
+def options(system: str, maps: Path, steps: int) -> dict[str, Any]:
+    """What is trained, and how."""
+    from DeepRegLib.training.options import is_unfinished
+
+    own = SYSTEMS[system]
+    name = f"{system}_brain_t1"
+    return {
+        "algorithm": system,
+        "generated": str(maps),
+        "recipe": {"contrast": "t1", "brain_only": True, "thick": 0.1, **own.get("recipe", {})},
+        "atlas": str(REFERENCE),
+        "spacing": 3.0,
+        "shape": (48, 64, 48),
+        "name": name,
+        "parameters": own.get("parameters", {}),
+        "settings": {"steps": steps, "precision": "bfloat16", "validate_every": max(steps // 8, 1),
+                     **own.get("settings", {})},
+        "anatomy": "brain without skull, whole",
+        "contrast": "T1",
+        "terms": TERMS,
+        "cache": str(BUILD / "prepared"),
+        "resume": is_unfinished(name),
+        "overwrite": not is_unfinished(name),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("systems", nargs="+", choices=SYSTEMS, metavar="SYSTEM")
+    parser.add_argument("--maps", type=Path, help="folder of label maps (FreeSurfer's numbers)")
+    parser.add_argument("--steps", type=int, help="steps in place of those of the system")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    # Read when the library is imported: models are trained beside what a user has.
+    os.environ["DEEPREG_MODELS"] = str(BUILD)
+    import torch
+
+    from DeepRegLib.bar import bar
+    from DeepRegLib.registration.base import Progress
+    from DeepRegLib.training.options import TrainingOptions
+    from DeepRegLib.training.session import train
+
+    torch.set_num_threads(given.threads)
+    data = Path(os.environ.get("DEEPREG_DATA", ROOT.parent / "shared" / "data"))
+    maps = given.maps or data / "label_maps_head"
+    for system in given.systems:
+        steps = given.steps or SYSTEMS[system]["steps"]
+        with bar() as listener:
+            trained = train(TrainingOptions.of(options(system, maps, steps)), Progress(listener))
+        assert trained is not None
+        MODELS.mkdir(exist_ok=True)
+        shutil.copy2(trained.path, MODELS / trained.path.name)
+        print(f"{trained.path.name}: {trained.card.figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
