@@ -27,7 +27,7 @@ class FitSettings:
         steps: Number of Adam steps (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
         rate: Learning rate; it falls over the second half.
         from_scratch: Whether the weights are random, so that all training stages are gone through;
-            else the whole network learns at once, in a stage called ``pair``.
+            else its `pair_modules` learn at once, in a stage called ``pair``.
     """
 
     steps: int
@@ -59,7 +59,9 @@ def fit(
     """
     network.eval()
     history: list[dict[str, Any]] = []
-    stages = system.stages() if settings.from_scratch else (Stage("pair"),)
+    stages: Sequence[Stage] = (Stage("pair", modules=system.pair_modules),)
+    if settings.from_scratch:
+        stages = system.stages()
     ended = False
     for level, (stage, steps) in enumerate(_shared_out(stages, settings.steps)):
         run = _StageRun(system, network, stage, settings, level, steps)
@@ -78,13 +80,13 @@ class _StageRun:
         level: int, steps: int,
     ) -> None:  # fmt: skip
         self._system, self._network, self._stage = system, network, stage
-        self._from_scratch, self._rate = settings.from_scratch, settings.rate
+        self._from_scratch, self._rate = settings.from_scratch, settings.rate * stage.rate
         self._level, self._steps = level, steps
         network.requires_grad_(not stage.modules)
         for name in stage.modules:
             network.get_submodule(name).requires_grad_(True)
         learning = [p for p in network.parameters() if p.requires_grad]
-        self._adam = torch.optim.Adam(learning, lr=settings.rate)
+        self._adam = torch.optim.Adam(learning, lr=self._rate)
 
     def go(
         self, batches: Sequence[Batch], report: Report | None, history: list[dict[str, Any]]
@@ -116,7 +118,7 @@ class _StageRun:
         done = step / max(self._steps - 1, 1)
         for group in self._adam.param_groups:
             group["lr"] = self._rate * _falling(done)
-        loss = self._loss(batch, done if self._from_scratch else 1.0)
+        loss = self._loss(replace(batch, step=step), done if self._from_scratch else 1.0)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         self._adam.step()

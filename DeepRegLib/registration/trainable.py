@@ -116,6 +116,8 @@ class Trainable(ABC):
 
     #: The network halves the grid so often that its shape is a multiple of this.
     multiple: int = 16
+    #: Submodules that learn while a trained network is fitted to a pair; all of it if empty.
+    pair_modules: tuple[str, ...] = ()
 
     def __init__(self, **values: Any) -> None:
         self.values: Mapping[str, Any] = values

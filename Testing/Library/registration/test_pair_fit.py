@@ -67,6 +67,17 @@ def test_a_trained_network_is_fitted_as_a_whole():
     assert {(name, fraction) for name, fraction, *_ in system.seen} == {("pair", 1.0)}
 
 
+def test_a_system_may_leave_parts_of_a_trained_network_alone():
+    class Half(Valley):
+        pair_modules = ("second",)
+
+    system = Half()
+    network = system.build()
+    fit(system, network, [BATCH], FitSettings(200, 0.05))
+    assert float(network.first.weight) == 0.0 and abs(float(network.second.weight) + 2.0) < 0.05
+    assert {name for name, *_ in system.seen} == {"pair"}
+
+
 def test_the_best_weights_are_kept():
     """The third step sees the least loss, so the weights before it win over the last ones."""
     system = Valley(losses=[5.0, 4.0, 1.0, 6.0, 7.0])
