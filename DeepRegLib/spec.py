@@ -138,7 +138,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an algorithm needs beside a fixed and a moving image."""
+    """What an algorithm needs beside a fixed and a moving image.
+
+    Args:
+        training: A trained model.
+        labels: Label maps: of images to train with for one that is trained, else of the pair.
+        landmarks: Landmarks, likewise.
+        teacher: The results of another algorithm to learn from.
+    """
 
     training: bool = False
     labels: bool = False

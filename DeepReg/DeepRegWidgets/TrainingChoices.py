@@ -117,8 +117,12 @@ def missing(parameterNode) -> str:
     if parameterNode.trainingAlgorithm not in learningSpecs():
         return _("Select an algorithm")
     if parameterNode.trainingSource is TrainingSource.SCENE:
-        if len(trainingVolumesOf(parameterNode)) < 2:
+        volumes = trainingVolumesOf(parameterNode)
+        if len(volumes) < 2:
             return _("Check two volumes at least")
+        needs = learningSpecs()[parameterNode.trainingAlgorithm].needs
+        if needs.labels and not any(labels is not None for _volume, labels in volumes):
+            return _("This algorithm learns from structures; choose some in the table")
     elif not parameterNode.trainingPath.strip():
         return _("Choose a folder or a table")
     elif not Path(parameterNode.trainingPath.strip()).expanduser().exists():
