@@ -177,7 +177,8 @@ def _maps(prediction: Prediction, grid: Grid, pair: ImagePair) -> dict[str, Imag
         pixel_type = "float32" if floating else _smallest_type(values)
         placed_map = transform.warp(values, grid, onto, how)
         if name.endswith(_OF_OBJECT) and onto is pair.fixed.grid:
-            placed_map = placed_map * object_region(pair.fixed)
+            region = object_region(pair.fixed)
+            placed_map = placed_map * (region if bool(region.any()) else 1)
         extras[name] = Image(placed_map, onto, pixel_type)
     return extras
 

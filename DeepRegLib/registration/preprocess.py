@@ -89,16 +89,13 @@ def object_region(image: Image, reach_mm: float = 12.0) -> Tensor:
     coarse = image.grid.with_spacing([max(s, reach_mm / 3) for s in image.grid.spacing_mm])
     small = torch.nn.functional.adaptive_max_pool3d(shown, coarse.shape)
     reach = [round(reach_mm / s) for s in coarse.spacing_mm]
-    grown = _largest_within(small, reach, outside=0.0)
-    kept = 1.0 - _largest_within(1.0 - grown, reach, outside=1.0)
+    window = [2 * r + 1 for r in reach]
+    # An object that the edge of the image cuts off grows beyond it, and is not worn away there.
+    twice = [2 * r for r in reversed(reach) for _ in range(2)]
+    padded = torch.nn.functional.pad(small, twice)
+    grown = torch.nn.functional.max_pool3d(padded, window, stride=1)
+    kept = 1.0 - torch.nn.functional.max_pool3d(1.0 - grown, window, stride=1)
     return resize_image(kept, image.grid.shape) > 0.3
-
-
-def _largest_within(values: Tensor, reach: list[int], outside: float) -> Tensor:
-    """Largest value within so many voxels along each axis, with another value beyond the rim."""
-    rim = [r for r in reversed(reach) for _ in range(2)]
-    padded = torch.nn.functional.pad(values, rim, value=outside)
-    return torch.nn.functional.max_pool3d(padded, [2 * r + 1 for r in reach], stride=1)
 
 
 def mask_on_grid(mask: Image | None, grid: Grid, device: torch.device) -> Tensor | None:

@@ -255,8 +255,15 @@ def test_the_moved_image_is_what_the_network_made_of_it(start):
 
 def test_uncertainty_ends_where_the_object_ends():
     pair, grid = scene("oblique", "linear")
-    maps = {"uncertainty_mm": torch.ones(1, 1, *grid.shape)}
-    shown = placed(Prediction(maps=maps), grid, pair).extras["uncertainty_mm"].data
-    region = object_region(pair.fixed)
+    # Larger than the network's grid can hold, so that the map is 1 all over the fixed grid.
+    wide = grid.padded(8)
+    maps = {"uncertainty_mm": torch.ones(1, 1, *wide.shape)}
+    empty = placed(Prediction(maps=maps), wide, pair).extras["uncertainty_mm"].data
+    assert bool((empty > 0.5).all()), "an image that shows nothing has no region"
+    body = torch.zeros(1, 1, *pair.fixed.grid.shape)
+    body[:, :, :2] = 1.0
+    half = replace(pair, fixed=Image(body, pair.fixed.grid))
+    shown = placed(Prediction(maps=maps), wide, half).extras["uncertainty_mm"].data
+    region = object_region(half.fixed)
     assert torch.equal(shown > 0.5, region) and not shown[~region].any()
     assert region.any() and not region.all()

@@ -285,3 +285,6 @@ def test_object_region_holds_what_the_object_encloses():
     gaps[cleft] = 0  # dark, inside the shell
     assert object_region(Image.from_array(gaps, grid)).numpy()[0, 0][cleft].all()
     assert not region[radius > 32 + 3 * 4.0].any()
+    cut = np.ascontiguousarray(shell[12:])  # the edge of the image cuts the object off
+    there = object_region(Image.from_array(cut, grid.cropped((12, 0, 0), cut.shape)))
+    assert there.numpy()[0, 0][cut > 0].all()
