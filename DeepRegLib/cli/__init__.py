@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import Cancelled, DeepRegError
-from . import describe, evaluate, models, register, train, warp
+from . import batch, describe, evaluate, models, register, train, warp
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     describe.add(commands, common)
     models.add(commands, common)
     register.add(commands, common)
+    batch.add(commands, common)
     warp.add(commands, common)
     evaluate.add(commands, common)
     train.add(commands, common)

@@ -161,7 +161,7 @@ class PreparedPairs:
         moving = [prepared.image(j) for _, j in pairs]
         labels = [[own.labels(i) for own, i in where], [prepared.labels(j) for _, j in pairs]]
         known = [item is not None for side in labels for item in side]
-        sides = [None, None]
+        sides: list[torch.Tensor | None] = [None, None]
         if all(known) or (partly and any(known)):
             unknown = torch.full((1, 1, *prepared.frame.shape), -1)
             sides = [torch.cat([unknown if t is None else t for t in side]) for side in labels]
