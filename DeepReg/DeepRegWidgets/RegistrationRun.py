@@ -97,7 +97,9 @@ class RegistrationRun(WorkerRun):
             yield
             self._carryAlong(outcome.transform)
             if self._applyToMoving:
-                mrml.apply_transform(outcome.transform, self._request.moving)
+                mrml.apply_transform(
+                    outcome.transform, self._request.moving, *outcome.with_moving
+                )
         self.outcome = outcome
 
     def _carryAlong(self, transform) -> None:

@@ -6,7 +6,7 @@ get their new content at the very end, and their old content back if that fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +22,21 @@ from ..geometry.grid import Grid
 from ..job import ArrayFile, JobEvent, TransformFile
 from .cards import add_quality_table, attach_card, fill_quality_table
 from .console import console_call
-from .overlays import colored_as
+from .extras import MAP_ROLE as MAP_ROLE
+from .extras import (
+    AddMap,
+    forget_other_maps,
+    is_of_moving,
+    map_roles,
+    place_extra,
+    undo_of,
+)
 from .request import RegistrationRequest
 from .scene import scene_transaction
 from .transforms import add_content, replace_transform, warp_content
-from .volumes import add_moved_volume, add_volume, replace_volume
+from .volumes import add_moved_volume, replace_volume
 
 TABLE_ROLE = "DeepReg.QualityTable"
-MAP_ROLE = "DeepReg.Map."
 INVERSE_ROLE = "DeepReg.Inverse"
 
 
@@ -67,6 +74,8 @@ class Outcome:
         moved: Moving volume on the fixed grid; None if it was not wanted.
         inverse: The way back; None if it was not wanted.
         maps: Further volumes by name, such as ``jacobian``.
+        segmentations: Label maps by name: ``segmentation`` in the space of the fixed volume,
+            ``moving_segmentation`` in that of the moving volume.
         table: Quality card as a table.
         quality: Quality card; see `DeepRegLib.metrics.report`.
         provenance: Algorithm, parameters, versions, and Python that repeats the run.
@@ -78,11 +87,18 @@ class Outcome:
     moved: slicer.vtkMRMLVolumeNode | None = None
     inverse: slicer.vtkMRMLTransformNode | None = None
     maps: dict[str, slicer.vtkMRMLVolumeNode] = field(default_factory=dict)
+    segmentations: dict[str, slicer.vtkMRMLSegmentationNode] = field(default_factory=dict)
     table: slicer.vtkMRMLTableNode | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def with_moving(self) -> list[slicer.vtkMRMLTransformableNode]:
+        """What lies in the space of the moving volume, and goes along with it."""
+        found = {**self.maps, **self.segmentations}
+        return [node for kind, node in found.items() if is_of_moving(kind)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +108,6 @@ class Loaded:
     event: JobEvent
     arrays: Mapping[str, tuple[NDArray, Grid]]
     transforms: Mapping[str, vtk.vtkAbstractTransform]
-
-
-AddMap = Callable[[slicer.vtkMRMLScene, str, NDArray, Grid, str, slicer.vtkMRMLVolumeNode], Any]
 
 
 def load(event: JobEvent, folder: str | Path) -> Loaded:
@@ -197,12 +210,12 @@ def placing(
             yield
         for name in loaded.arrays:
             if name.startswith("extra_"):
-                _place_map(scene, request, loaded, outcome, name, add_map)
+                _place_extra(scene, request, loaded, outcome, name, add_map)
                 yield
         if wanted.table:
             outcome.table = _place_table(scene, transform, outcome.quality)
         attach_card(transform, outcome.quality, outcome.provenance)
-        _forget_other_maps(transform, outcome.maps)
+        forget_other_maps(transform, {**outcome.maps, **outcome.segmentations})
     return outcome
 
 
@@ -249,7 +262,7 @@ def _place_moved(
     return replace_volume(scene, made, wanted.moved_node)
 
 
-def _place_map(
+def _place_extra(
     scene: slicer.vtkMRMLScene,
     request: RegistrationRequest,
     loaded: Loaded,
@@ -257,33 +270,14 @@ def _place_map(
     name: str,
     add_map: AddMap | None,
 ) -> None:
-    array, grid = loaded.arrays[name]
-    kind = name.removeprefix("extra_")
-    title = f"{outcome.transform.GetName()} {kind.replace('_', ' ')}"
-    before = outcome.transform.GetNodeReference(MAP_ROLE + kind)
-    if add_map is None or colored_as(kind) is None:
-        made = add_volume(scene, title, np.asarray(array), grid)
+    kind, content = name.removeprefix("extra_"), loaded.arrays[name]
+    node = place_extra(
+        scene, request, outcome.transform, kind, content, outcome.provenance, add_map
+    )
+    if node.IsA("vtkMRMLSegmentationNode"):
+        outcome.segmentations[kind] = node
     else:
-        made = add_map(scene, title, np.asarray(array), grid, kind, request.fixed)
-    shown = made.GetDisplayNode() if colored_as(kind) else None
-    scale = None if shown is None else (shown.GetWindow(), shown.GetLevel())
-    node = replace_volume(scene, made, before)
-    if scale is not None:
-        # The colors of a map mean millimeters: a kept node gets the scale of its new values.
-        node.GetDisplayNode().SetWindowLevel(*scale)
-    outcome.transform.SetNodeReferenceID(MAP_ROLE + kind, node.GetID())
-    outcome.maps[kind] = node
-
-
-def _forget_other_maps(
-    transform: slicer.vtkMRMLTransformNode, maps: Mapping[str, slicer.vtkMRMLVolumeNode]
-) -> None:
-    """Lets go of the maps of an earlier result that the same transform held; they stay as nodes."""
-    count = transform.GetNumberOfNodeReferenceRoles()
-    roles = [transform.GetNthNodeReferenceRole(n) or "" for n in range(count)]
-    for role in roles:
-        if role.startswith(MAP_ROLE) and role.removeprefix(MAP_ROLE) not in maps:
-            transform.RemoveNodeReferenceIDs(role)
+        outcome.maps[kind] = node
 
 
 def _place_table(
@@ -307,31 +301,25 @@ def results_transaction(scene: slicer.vtkMRMLScene, wanted: Wanted) -> Iterator[
 
 @contextmanager
 def _undoing(wanted: Wanted) -> Iterator[None]:
-    """Gives the chosen nodes their old content back if the block fails."""
-    volume = wanted.moved_node
+    """Gives the kept nodes their old content back if the block fails: chosen ones, and maps."""
     transforms = [n for n in (wanted.transform_node, wanted.inverse_node) if n is not None]
+    held = wanted.transform_node
+    roles = {} if held is None else map_roles(held)
+    results = [] if held is None else [held.GetNodeReference(role) for role in roles]
+    undo = [undo_of(node) for node in (wanted.moved_node, *results) if node is not None]
     old = [(n, n.GetTransformFromParent(), n.GetTransformNodeID()) for n in transforms]
-    image = matrix = parent = None
-    if volume is not None:
-        image, parent = volume.GetImageData(), volume.GetTransformNodeID()
-        matrix = _matrix_of(volume)
     try:
         yield
     except BaseException:
-        if volume is not None:
-            volume.SetAndObserveImageData(image)
-            volume.SetIJKToRASMatrix(matrix)
-            volume.SetAndObserveTransformNodeID(parent)
+        for restore in undo:
+            restore()
         for node, content, above in old:
             node.SetAndObserveTransformFromParent(content)
             node.SetAndObserveTransformNodeID(above)
+        if held is not None:
+            for role in {*map_roles(held), *roles}:
+                held.SetNodeReferenceID(role, roles.get(role))
         raise
-
-
-def _matrix_of(volume: slicer.vtkMRMLVolumeNode) -> Any:
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return matrix
 
 
 def _read(folder: Path, described: ArrayFile) -> tuple[NDArray, Grid]:
