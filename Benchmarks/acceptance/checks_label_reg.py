@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ class FlairLoader:
         """Returns image and label map on its grid."""
         image = read_image(subject.image)
         assert subject.labels is not None
-        t1 = read_image(Path(str(subject.image).replace("_flair", "_t1")))
+        t1 = read_image(subject.image.with_name(subject.image.name.replace("_flair", "_t1")))
         labels = read_labels(subject.labels)
         result, _ = register(ImagePair(image, t1), "rigid")
         moved = result.transform.warp(labels.data, labels.grid, image.grid, "nearest")

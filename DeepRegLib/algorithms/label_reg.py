@@ -1,10 +1,10 @@
 """Label-driven registration: a network learns from structures, and needs images only in use.
 
 The network sees two images of any contrasts. What it is trained by are label maps, which it never
-sees: in each step a structure that both maps hold is drawn at random for every pair, the moving one
-is moved, and both are compared by their Dice at several scales (smoothed by Gaussians, so that
-structures which do not overlap yet attract), plus the bending energy of the displacement. So the
-training needs no measure of how images of two contrasts are alike.
+sees: in each step structures that both maps hold are drawn at random for every pair, those of the
+moving image are moved, and both are compared by their Dice at several scales (smoothed by Gaussians,
+so that structures which do not overlap yet attract), plus the bending energy of the displacement.
+So the training needs no measure of how images of two contrasts are alike.
 
 The displacement is a sum of what five resolutions say of it (`network` local). An affine map
 (global) or a displacement after an affine map (composite) may take its place. `supervision` lncc or
@@ -18,7 +18,8 @@ Differences from the publication: the parts of the composite network are compose
 published code adds them; the scales of the Dice are millimeters, whatever the voxels, and its
 denominators are squared; there are 8 channels at the full resolution by default, not 32 (`channels`
 32 is the published network), which trains on one core; transposed convolutions are two voxels wide;
-the step size is a share of that of the training, and larger than the published 1e-5 for few steps.
+the step size is larger than the published 1e-5, for fewer steps; a step draws eight structures, not
+one (`drawn` 1 is the published scheme), because one alone moves all the others with it.
 """
 
 from __future__ import annotations
@@ -106,10 +107,10 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="drawn",
-            default=1,
+            default=8,
             minimum=1,
             maximum=100,
-            help="Structures that are drawn for each pair in a step.",
+            help="Structures that are drawn at random for each pair in a step.",
             advanced=True,
             training=True,
         ),
@@ -154,12 +155,14 @@ SPEC = AlgorithmSpec(
 
 #: Half width of the window of local correlation, in voxels.
 _RADIUS = 2
+#: Share of the step size of a training.
+_RATE = 0.3
 
 
 class Algorithm(LearnedRegistration):
     """Registration by a network that was trained with label maps."""
 
-    #: The vectors are sums over many channels, so that a small step moves far.
+    #: The vectors are sums over many channels, so that a small step of the weights moves far.
     scratch_rate = 2e-4
 
     def __init__(self, **values: Any) -> None:
@@ -179,8 +182,8 @@ class Algorithm(LearnedRegistration):
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns the one stage."""
-        return (Stage("train"),)
+        """Returns the one stage, whose steps are small; see `scratch_rate`."""
+        return (Stage("train", rate=_RATE),)
 
     def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
         """Returns those of the pairs whose images both have a label map, if it takes them."""

@@ -209,15 +209,13 @@ def _of_different_people(fixed: PreparedSet, moving: PreparedSet) -> list[tuple[
 
 def _batch(fixed: PreparedSet, moving: PreparedSet, pairs: Sequence[tuple[int, int]]) -> Batch:
     """Returns pairs, with label maps if all images have one."""
-    sides = list(zip(*pairs))
-    images = [
-        torch.cat([part.image(i) for i in side]) for part, side in zip((fixed, moving), sides)
-    ]
-    maps = [[part.labels(i) for i in side] for part, side in zip((fixed, moving), sides)]
+    parts = [(fixed, [i for i, _ in pairs]), (moving, [j for _, j in pairs])]
+    one, other = (torch.cat([part.image(i) for i in side]) for part, side in parts)
+    maps = [[part.labels(i) for i in side] for part, side in parts]
     labels: list[Tensor | None] = [None, None]
     if all(found is not None for side in maps for found in side):
         labels = [torch.cat([x for x in side if x is not None]) for side in maps]
-    return Batch(*images, fixed.frame.spacing_mm, *labels)
+    return Batch(one, other, fixed.frame.spacing_mm, labels[0], labels[1])
 
 
 def _along(image: Tensor, nodes: Tensor) -> Tensor:

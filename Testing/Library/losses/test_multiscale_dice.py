@@ -85,6 +85,14 @@ def test_a_small_structure_counts_like_a_large_one():
     assert values == [pytest.approx(0.5), pytest.approx(0.5)]
 
 
+def test_channels_that_the_fixed_image_does_not_have_make_no_difference():
+    label, other = ball((10.0, 15.0, 12.0), 4.0), ball((11.0, 13.0, 12.0), 4.0)
+    none = torch.zeros_like(label)
+    alone = float(multiscale_dice(label, other, (0.0, 2.0)))
+    pair = torch.cat([label, none], dim=1), torch.cat([other, other], dim=1)
+    assert float(multiscale_dice(*pair, (0.0, 2.0))) == pytest.approx(alone)
+
+
 def test_empty_channels_have_no_slope():
     none = torch.zeros(1, 1, *SHAPE)
     moved = none.clone().requires_grad_(True)
