@@ -2,9 +2,9 @@
 
 The network sees two images of any contrasts. What it is trained by are label maps, which it never
 sees: in each step structures that both maps hold are drawn at random for every pair, those of the
-moving image are moved, and both are compared by their Dice at several scales (smoothed by Gaussians,
-so that structures which do not overlap yet attract), plus the bending energy of the displacement.
-So the training needs no measure of how images of two contrasts are alike.
+moving image are moved, and both are compared by their Dice at several scales (smoothed by
+Gaussians, so that structures which do not overlap yet attract), plus the bending energy of the
+displacement. So the training needs no measure of how images of two contrasts are alike.
 
 The displacement is a sum of what five resolutions say of it (`network` local). An affine map
 (global) or a displacement after an affine map (composite) may take its place. `supervision` lncc or
