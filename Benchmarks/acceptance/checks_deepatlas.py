@@ -2,8 +2,9 @@
 
 Wiring: `VARIANTS`, `checks`, `STEPS` and the measure `segmentation` make a `Plan`; the pairs of a
 variant come from `few_labels(prepared, LABELED.get(name))`, and the system from
-`registration.source.informed`, with `Algorithm.source` around the pairs. The ablation ``apart`` has
-no anatomy loss: as many steps of each network, none of which sees anything of the other one.
+`registration.source.informed`, with `Algorithm.source` around the pairs. They are changed at random
+like those of all systems but for `AUGMENTATION`. The ablation ``apart`` has no anatomy loss: as
+many steps of each network, none of which sees anything of the other one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ VARIANTS: Mapping[str, Variant] = {
     "full, two labels": Variant(),
     "apart, two labels": Variant({"anatomy": 0.0}),
 }
+#: Changes of the augmentation of all systems: an image mirrored with its label map shows the left
+#: structures where every brain has its right ones, which no segmentation could learn.
+AUGMENTATION: Mapping[str, float] = {"flip": 0.0}
 #: Training people that keep their label map, by variant; the others keep all.
 LABELED: Mapping[str, int] = {"full, two labels": 2, "apart, two labels": 2}
 
