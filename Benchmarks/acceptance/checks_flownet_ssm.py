@@ -6,8 +6,8 @@ displacements no model made:
 
 - people: the field that the engine finds between two test people (model-free, but an opinion);
 - warps: a test person bent by such a field of another pair of test people, so that it is exact;
-- random: a test person bent by a random smooth velocity (`cases.known_warps`), which is what the
-  random fields of the ablation are.
+- random: a test person bent by a random smooth velocity, much as the random fields of the ablation
+  are, and as large as what sets test people apart.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from torch import Tensor, nn
 
 from DeepRegLib.geometry.inverse import invert_displacement
 from DeepRegLib.geometry.sampling import sample, voxel_coordinates
+from DeepRegLib.geometry.velocity import exponential
 from DeepRegLib.registration.trainable import Trainable
+from DeepRegLib.training.augment import smooth_noise
 
-from .cases import SPACING_MM, EvaluationPair, evaluation_pairs, known_warps
+from .cases import FRAME, SPACING_MM, EvaluationPair, evaluation_pairs
 from .figures import Figures, engine
 from .plans import Check, Plan, Rows, Variant, at_least, mean
 
 #: Training people that all variants see.
 SUBJECTS = 8
+#: Random velocities: root mean square length, and distance over which they change.
+_SIZE_MM, _WIDTH_MM = 4.0, 24.0
 #: Images (fixed, moving), where errors count, and the displacement.
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -41,7 +45,7 @@ def truths() -> Mapping[str, list[Case]]:
     return {
         "people": [(p.fixed, p.moving, p.inside, u) for p, u in zip(pairs, fields)],
         "warps": [_bent(p, fields[_other(pairs, i)]) for i, p in enumerate(pairs)],
-        "random": [(p.fixed, p.moving, p.inside, u) for p, u in known_warps(12)],
+        "random": [_at_random(pair, number) for number, pair in enumerate(pairs)],
     }
 
 
@@ -52,9 +56,18 @@ def _other(pairs: list[EvaluationPair], index: int) -> int:
     return others[index % len(others)]
 
 
-def _bent(pair: EvaluationPair, field: Tensor) -> Case:
+def _at_random(pair: EvaluationPair, number: int) -> Case:
+    """The fixed person, and the same person bent by a random velocity."""
+    generator = torch.Generator().manual_seed(number)
+    velocity = smooth_noise(FRAME.shape, 1, 3, _WIDTH_MM / SPACING_MM, generator)
+    velocity = velocity * (_SIZE_MM / SPACING_MM / 3**0.5)
+    return _bent(pair, exponential(velocity), exponential(-velocity))
+
+
+def _bent(pair: EvaluationPair, field: Tensor, back: Tensor | None = None) -> Case:
     """The fixed person, and the same person bent so that `field` brings it back."""
-    back, _ = invert_displacement(field)
+    if back is None:
+        back, _ = invert_displacement(field)
     moving = sample(pair.fixed, voxel_coordinates(field.shape[2:]) + back, padding="fill")
     generator = torch.Generator().manual_seed(0)
     noise = 0.02 * torch.randn(moving.shape, generator=generator) * (moving > 0)

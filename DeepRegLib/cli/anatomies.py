@@ -148,8 +148,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     settings = ModelSettings(**{names.get(k, k): v for k, v in given.items()})  # type: ignore[arg-type]
     frame: ModelFrame | float = spacing
     if chosen.shape:
-        a, b, c = Parameter("shape", (48, 64, 56), "", minimum=8, maximum=1024).parse(chosen.shape)  # type: ignore[misc]
-        frame = ModelFrame(spacing, (int(a), int(b), int(c)))
+        frame = ModelFrame(spacing, _shape(chosen.shape))
     subjects = find_subjects(chosen.data, chosen.images or "", chosen.labels or "")
     with bar(chosen.quiet) as listener:
         model = make_anatomies(
@@ -227,6 +226,13 @@ def _modes(chosen: argparse.Namespace) -> int:
 def _number(chosen: argparse.Namespace, name: str) -> float:
     """Returns a checked number of the command line."""
     return float(_NUMBERS[name].parse(getattr(chosen, name)))  # type: ignore[arg-type]
+
+
+def _shape(texts: list[str]) -> tuple[int, int, int]:
+    """Returns three checked sizes in voxels."""
+    size = Parameter("shape", 48, "", minimum=8, maximum=1024)
+    a, b, c = (int(size.parse(text)) for text in texts)  # type: ignore[arg-type]
+    return a, b, c
 
 
 def _check_output(output: str, overwrite: bool) -> None:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import GeometryError
-from ..geometry.sampling import resize_image
 
 
 def end_point_error(found: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -77,7 +76,7 @@ def multiscale_end_point_errors(
         shape = tuple(flow.shape[2:])
         ratios = [n / m for n, m in zip(truth.shape[2:], shape)]
         scale = torch.tensor(ratios, device=flow.device, dtype=flow.dtype).view(1, 3, 1, 1, 1)
-        there = truth if shape == tuple(truth.shape[2:]) else resize_image(truth, shape)
+        there = F.interpolate(truth, size=shape, mode="area")
         counts = None if region is None else F.interpolate(region, size=shape, mode="area")
         errors.append(weight * end_point_error(flow * scale, there, counts))
     return errors

@@ -15,7 +15,9 @@ _WIDTHS = (7, 5, 5)
 #: Levels, counted from the images, from which on a second convolution follows.
 _DOUBLE_FROM = 2
 #: Standard deviation of the weights that give the flows, at the beginning.
-_SPREAD = 1e-4
+_SPREAD = 1e-3
+#: Least standard deviation of an image that is scaled to one.
+_LEAST = 1e-3
 
 
 class FlowNet(nn.Module):
@@ -30,6 +32,9 @@ class FlowNet(nn.Module):
     publication's transposed convolutions of four, and leave no pattern of every other voxel. The
     flow is enlarged linearly and its vectors grow with the number of voxels; the publication learns
     this. Rectifiers have the slope 0.2 for negative values, not 0.1.
+
+    Each image is brought to mean 0 and standard deviation 1 (the publication takes the mean off).
+    With images from 0 to 1 as they are, learning hardly begins.
 
     Convention:
         Takes two images (B, 1, *shape) of any shape; gives flows from coarse to fine,
@@ -67,7 +72,7 @@ class FlowNet(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """Returns the flows, from coarse to fine."""
-        features, skips = pair_input(fixed, moving), []
+        features, skips = pair_input(standardized(fixed), standardized(moving)), []
         for layer in self.down:
             features = layer(features)
             skips.append(features)
@@ -81,6 +86,13 @@ class FlowNet(nn.Module):
             features = torch.cat([skip, refined, flow.to(refined.dtype)], dim=1)
             found.append(head(features))
         return found
+
+
+def standardized(image: Tensor) -> Tensor:
+    """Returns images (B, C, *shape) with mean 0 and standard deviation 1 in each channel."""
+    mean = image.mean(dim=(2, 3, 4), keepdim=True)
+    deviation = image.std(dim=(2, 3, 4), keepdim=True)
+    return (image - mean) / deviation.clamp(min=_LEAST)
 
 
 def _flow_head(channels: int) -> Head:

@@ -36,7 +36,7 @@ from .schedule import mixed_seed
 #: Values of the template above which a voxel belongs to the object.
 _OBJECT = 0.05
 #: Looks at how far a point of an anatomy is from where it should be.
-_STEPS = 4
+_STEPS = 3
 #: Modes whose share of the variance a summary tells.
 _TOLD = 10
 

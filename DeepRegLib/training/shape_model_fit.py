@@ -261,8 +261,9 @@ def _common_labels(
 
 
 def _warped(image: Tensor, displacement: Tensor) -> Tensor:
+    """Returns an image through a displacement, by splines: samples are resampled once more."""
     where = voxel_coordinates(displacement.shape[2:]) + displacement
-    return sample(image, where, padding="fill")
+    return sample(image, where, "bspline", padding="fill").clamp_(0.0, 1.0)
 
 
 def _nearest_to_mean(images: Sequence[Tensor]) -> int:

@@ -50,7 +50,7 @@ def test_samples_are_invertible_and_follow_the_spread(model):
         round_trip = compose_displacements(shapes.back, shapes.forward)[INNER]
         moved = shapes.forward[INNER].norm(dim=1).mean()
         assert round_trip.norm(dim=1).mean() < 0.1 * moved
-    assert large.forward.norm() > 2.5 * small.forward.norm()
+    assert large.forward.norm() > 2.0 * small.forward.norm()
     mean = model.draw_shapes(1, generator, 0.0)
     assert torch.allclose(mean.forward, Shapes.of(model.mean_velocity, SHAPE).forward)
 
