@@ -21,7 +21,8 @@ from acceptance import training
 from acceptance.cases import evaluation_pairs
 from acceptance.figures import Figures, demons, engine, measured, over_pairs
 from acceptance.measure import evaluate
-from acceptance.plans import PLANS, Plan
+from acceptance.plans import Plan
+from acceptance.systems import MEASURES, PLANS
 from common import ORIGIN, RESULTS, rounded
 
 FOLDER = RESULTS / "acceptance"
@@ -80,7 +81,7 @@ def run(system: str, plan: Plan, options: argparse.Namespace) -> None:
                 continue
             print(f"{system}, {name}, seed {seed}, {steps} steps ...", flush=True)
             algorithm, result = training.train(system, variant, seed, steps)
-            figures = evaluate(algorithm, result.network, plan.extra)
+            figures = evaluate(algorithm, result.network, {n: MEASURES[n] for n in plan.extra})
             entry = {
                 **key,
                 "values": dict(variant.values),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from acceptance.plans import PLANS
+from acceptance.systems import PLANS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "Benchmarks" / "results" / "acceptance"

@@ -1,16 +1,12 @@
 """DeepAtlas: its trainings with few and with all label maps, and what they have to show.
 
-Wiring: `VARIANTS`, `checks`, `STEPS` and the measure `segmentation` make a `Plan`; the pairs of a
-variant come from `few_labels(prepared, LABELED.get(name))`, and the system from
-`registration.source.informed`, with `Algorithm.source` around the pairs. They are changed at random
-like those of all systems but for `AUGMENTATION`. The ablation ``apart`` has no anatomy loss: as
+The ablation ``apart`` has no anatomy loss: as
 many steps of each network, none of which sees anything of the other one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +14,6 @@ from torch import Tensor, nn
 
 from DeepRegLib.metrics.overlap import dice_per_label, labels_present, mean_dice
 from DeepRegLib.registration.trainable import Trainable
-from DeepRegLib.training.prepared import PreparedSet
 
 from .cases import SPACING_MM, evaluation_pairs
 from .figures import Figures
@@ -72,26 +67,3 @@ def segmentation(algorithm: Trainable, network: nn.Module) -> Figures:
 def _dice(truth: Tensor, found: Tensor) -> float:
     truth = truth.long()
     return mean_dice(dice_per_label(truth, found), set(labels_present(truth)))
-
-
-def few_labels(prepared: PreparedSet, count: int | None) -> PreparedSet:
-    """Returns the subjects, of whom only the first so many have a label map; all if None."""
-    return prepared if count is None else _FewLabels(prepared, count)
-
-
-class _FewLabels(PreparedSet):
-    """Subjects of whom the first have a label map."""
-
-    def __init__(self, prepared: PreparedSet, count: int) -> None:
-        vars(self).update(vars(prepared))
-        self._hidden_from = count
-        self.subjects = tuple(
-            subject if index < count else replace(subject, labels=None)
-            for index, subject in enumerate(prepared.subjects)
-        )
-
-    def _entry(self, index: int) -> dict[str, Tensor]:
-        entry = super()._entry(index)
-        if index < self._hidden_from:
-            return entry
-        return {name: value for name, value in entry.items() if name != "labels"}

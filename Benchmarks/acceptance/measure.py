@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -19,15 +19,21 @@ from .figures import Figures, measured, over_pairs, round_trip_voxel
 Predict = Callable[[EvaluationPair], Prediction]
 
 
-def evaluate(algorithm: Trainable, network: nn.Module, extra: Sequence[str]) -> Figures:
-    """Mean figures over the test pairs."""
+#: A measure that not every system has: mean figures of a trained network.
+Measure = Callable[[Trainable, nn.Module], Figures]
+
+
+def evaluate(
+    algorithm: Trainable, network: nn.Module, measures: Mapping[str, Measure]
+) -> Figures:
+    """Mean figures over the test pairs; `stages` among the measures stands for the usual ones."""
     network.eval()
     predict = _predictor(algorithm, network)
     figures: Figures = {}
-    if "stages" not in extra:
+    if "stages" not in measures:
         figures |= over_pairs(evaluation_pairs(), lambda pair: _standard(pair, predict))
-    for name in extra:
-        figures |= EXTRA[name](algorithm, network)
+    for further in measures.values():
+        figures |= further(algorithm, network)
     return figures
 
 
@@ -142,7 +148,7 @@ def _without_seconds(figures: Figures) -> Figures:
     return {k: v for k, v in figures.items() if k not in ("seconds", "pairs")}
 
 
-EXTRA: dict[str, Callable[[Trainable, nn.Module], Figures]] = {
+EXTRA: dict[str, Measure] = {
     "inverse": inverse,
     "uncertainty": uncertainty,
     "shifts": shifts,

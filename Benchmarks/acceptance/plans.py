@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from DeepRegLib.registration.source import BatchSource
+from DeepRegLib.training.pairs import PreparedPairs
+
 from .figures import Figures
 
 #: Figures of a variant, one entry for each seed.
@@ -26,6 +29,9 @@ class Variant:
         algorithm: Key of the algorithm, if it is not that of the plan.
         settings: Settings of the training that differ from those of all (see `TrainingSettings`).
         shift_voxel: Pairs are shifted at random by up to so many voxels, in training.
+        changes: Other random changes of the pairs than in all trainings (`training.CHANGES`).
+        labeled: Only so many of the training people have a label map.
+        wrap: Makes other pairs of the prepared ones, with the random changes by name.
         share: Share of the usual number of steps.
     """
 
@@ -33,6 +39,9 @@ class Variant:
     algorithm: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     shift_voxel: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    labeled: int | None = None
+    wrap: Callable[[PreparedPairs, Mapping[str, Any]], BatchSource] | None = None
     share: float = 1.0
 
 

@@ -14,6 +14,7 @@ from common import data_folder
 from DeepRegLib import registry
 from DeepRegLib.bar import bar
 from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.source import BatchSource, informed
 from DeepRegLib.registration.trainable import Trainable
 from DeepRegLib.training.augment import Augmentation
 from DeepRegLib.training.pairs import PreparedPairs
@@ -23,6 +24,7 @@ from DeepRegLib.training.subjects import find_subjects
 from DeepRegLib.training.trainer import Trainer, TrainingResult
 
 from .cases import CACHE, FRAME
+from .few_labels import few_labels
 from .plans import Variant
 
 #: Random changes in every training: sides, small affine differences, intensities.
@@ -32,11 +34,11 @@ CHANGES: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def source(shift_voxel: int = 0, hold_out: bool = False) -> PreparedPairs:
+def source(variant: Variant, hold_out: bool = False) -> BatchSource:
     """Pairs of the fifteen people.
 
     Args:
-        shift_voxel: Largest random shift of a pair.
+        variant: The training.
         hold_out: Keep three of the people for validation, for choosing settings.
     """
     folder = data_folder() / "brain_t1_oasis" / "train_2mm"
@@ -44,9 +46,11 @@ def source(shift_voxel: int = 0, hold_out: bool = False) -> PreparedPairs:
     prepared = prepare(subjects, FRAME, CACHE / "prepared")
     if prepared.frame != FRAME:
         raise RuntimeError(f"the people do not fit into {FRAME.shape}")
-    changes = Augmentation(**CHANGES, shift_voxels=shift_voxel)
+    changes = {**CHANGES, "shift_voxels": variant.shift_voxel, **variant.changes}
     people, held = prepared.split() if hold_out else (prepared, None)
-    return PreparedPairs(people, held, "all", augmentation=changes)
+    people = few_labels(people, variant.labeled)
+    pairs = PreparedPairs(people, held, "all", augmentation=Augmentation(**changes))
+    return pairs if variant.wrap is None else variant.wrap(pairs, changes)
 
 
 def train(
@@ -58,20 +62,26 @@ def train(
     """
     key = variant.algorithm or system
     values = registry.spec(key).values("balanced", **variant.values)
-    algorithm: Trainable = registry.create(key, **values)
     settings = TrainingSettings(
         steps=steps, seed=seed, validate_every=steps, precision="bfloat16", **variant.settings
     )
     folder = CACHE / ("tuning" if hold_out else "trainings") / _name(key, variant, seed, steps)
     with bar() as listener:
-        pairs = source(variant.shift_voxel, hold_out)
-        return algorithm, Trainer(algorithm, pairs, settings, folder, Progress(listener)).run()
+        progress = Progress(listener)
+        pairs = source(variant, hold_out)
+        algorithm = informed(key, values, pairs)
+        pairs = algorithm.source(pairs, CACHE / "made", progress)
+        return algorithm, Trainer(algorithm, pairs, settings, folder, progress).run()
 
 
 def _name(key: str, variant: Variant, seed: int, steps: int) -> str:
     """Folder of a training: what it was made with."""
-    chosen = {**variant.values, **variant.settings, "shift": variant.shift_voxel}
-    words = [f"{name}_{value}" for name, value in sorted(chosen.items()) if value]
-    zero = [f"no_{name}" for name, value in sorted(variant.values.items()) if not value]
-    text = "-".join([key, *words, *zero, f"seed_{seed}", f"steps_{steps}"])
+    chosen = {
+        **variant.values, **variant.settings, **variant.changes,
+        **({"shift": variant.shift_voxel} if variant.shift_voxel else {}),
+        **({"labeled": variant.labeled} if variant.labeled is not None else {}),
+        **({"pairs": variant.wrap.__name__} if variant.wrap is not None else {}),
+    }  # fmt: skip
+    words = [f"{name}_{value}" for name, value in sorted(chosen.items())]
+    text = "-".join([key, *words, f"seed_{seed}", f"steps_{steps}"])
     return re.sub(r"[^\w.-]+", "_", text)

@@ -1,0 +1,54 @@
+"""All learned systems: what each has to show, and the measures that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import (
+    checks_birnet,
+    checks_deepatlas,
+    checks_flownet_ssm,
+    checks_istn,
+    checks_label_reg,
+    checks_quicksilver,
+    measure,
+    plans,
+)
+from .measure import Measure
+from .plans import Plan
+
+
+def _label_reg() -> Plan:
+    """The plan with the pairs of two contrasts that each variant learns from."""
+    plan, wraps = checks_label_reg.PLAN, checks_label_reg.WRAPS
+    return replace(plan, variants={n: replace(v, wrap=wraps[n]) for n, v in plan.variants.items()})
+
+
+def _deepatlas() -> Plan:
+    """The plan with as many label maps as each variant learns from."""
+    own = checks_deepatlas
+    variants = {
+        name: replace(variant, changes=own.AUGMENTATION, labeled=own.LABELED.get(name))
+        for name, variant in own.VARIANTS.items()
+    }
+    return Plan(variants, own.checks, own.STEPS, ("segmentation",))
+
+
+PLANS: dict[str, Plan] = {
+    **plans.PLANS,
+    "quicksilver": checks_quicksilver.PLAN,
+    "flownet_ssm": checks_flownet_ssm.PLAN,
+    "birnet": checks_birnet.PLAN,
+    "label_reg": _label_reg(),
+    "istn": checks_istn.PLAN,
+    "deepatlas": _deepatlas(),
+}
+MEASURES: dict[str, Measure] = {
+    **measure.EXTRA,
+    **checks_quicksilver.EXTRA,
+    **checks_flownet_ssm.EXTRA,
+    **checks_birnet.EXTRA,
+    **checks_label_reg.EXTRA,
+    **checks_istn.EXTRA,
+    "segmentation": checks_deepatlas.segmentation,
+}
