@@ -11,8 +11,8 @@ Differences from the publication: whole images in place of patches of 64 voxels 
 24 in the middle (at 3 mm a brain is little larger than such a patch), so convolutions keep the
 size; 16, 32 and 64 channels by default; edges enter as the length of the gradient; the fields of
 all resolutions count voxels of the full one. The images are compared by local correlation by
-default (mse is the publication's): a teacher that compares by it is not met by squared differences,
-which follow differences of brightness. Where there is no teacher (when the network is fitted to a
+default (mse is the publication's), as the default teacher does: squared differences also follow
+what differs in brightness alone. Where there is no teacher (when the network is fitted to a
 pair), differences of neighboring displacements (`smoothness`) take its place.
 """
 
@@ -110,8 +110,8 @@ SPEC = AlgorithmSpec(
             default=1.0,
             minimum=0.0,
             maximum=10000.0,
-            help="Factor of the dissimilarity of the images; 0 learns from the teacher alone, and "
-            "mse needs about 100.",
+            help="Factor of the dissimilarity of the images; 0 learns from the teacher alone. Mse, "
+            "whose values are small, needs about 100.",
             advanced=True,
             training=True,
         ),

@@ -171,7 +171,7 @@ SPEC = AlgorithmSpec(
                   "voxels.", "", 0.0, 100.0, advanced=True, training=True),
         Parameter("time_steps", 5, "Fewest time steps of the geodesic; fast motion takes more.",
                   "", 2, 60, advanced=True, training=True),
-        Parameter("iterations", (15, 15, 8), "Most iterations of the teacher at each level, from "
+        Parameter("iterations", (15, 20, 12), "Most iterations of the teacher at each level, from "
                   "coarse to fine.", "", 1, 10000, advanced=True, training=True),
         Parameter("lattice", 2, "Spacing of the momentum in voxels of the images.",
                   "voxel", 1, 4, advanced=True, training=True),
@@ -189,8 +189,6 @@ class Algorithm(LearnedRegistration):
 
     #: A geodesic belongs to the whole image; patches keep the memory small as it is.
     in_tiles = False
-    #: The momentum begins at zero, and has to grow to about one.
-    scratch_rate = 3e-3
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -270,7 +268,7 @@ class Algorithm(LearnedRegistration):
             values["uncertainty_mean_mm"] = float(spread.mean())
         else:
             momentum = self._momentum(network, frame, fixed, moving)
-        end = frame.geodesic(momentum)
+        momentum, end = frame.sound(momentum)
         maps["moving_momentum"] = frame.on_images(momentum)
         values |= {
             "momentum_energy": end.energies[0],
@@ -316,7 +314,7 @@ class Algorithm(LearnedRegistration):
 
     def _brought_back(self, frame: ShootingFrame, fixed: Tensor, momentum: Tensor) -> Tensor:
         """Returns the fixed image as it looks in the moving space by a momentum (in its unit)."""
-        end = frame.geodesic(momentum.detach() * self._unit(frame.spacing_mm))
+        _, end = frame.sound(momentum.detach() * self._unit(frame.spacing_mm))
         return warped(fixed, frame.displacement(end.forward))
 
     def _momentum(
@@ -346,8 +344,13 @@ class Algorithm(LearnedRegistration):
             # Numbers of its own, so that the same pair gives the same map.
             torch.manual_seed(0)
             for _ in range(int(self.values["draws"])):
-                momenta.append(self._momentum(network, frame, fixed, moving))
-                maps.append(frame.shoot(momenta[-1].detach()))
+                momentum = self._momentum(network, frame, fixed, moving).detach()
+                end = frame.shoot(momentum)
+                if not bool(torch.isfinite(end).all()):
+                    momentum, sound = frame.sound(momentum)
+                    end = sound.inverse
+                momenta.append(momentum)
+                maps.append(end)
         variance = torch.cat(maps).var(dim=0, keepdim=True).sum(dim=1, keepdim=True)
         spread = frame.on_images(variance).clamp(min=0.0).sqrt()
         mean = torch.cat(momenta).mean(dim=0, keepdim=True)

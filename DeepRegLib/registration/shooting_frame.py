@@ -9,11 +9,15 @@ from torch import Tensor
 
 from ..geometry.field import Field
 from ..geometry.grid import Grid
+from ..geometry.jacobian import jacobian_determinant
 from ..geometry.momentum import Geodesic, MomentumSpace, geodesic, shoot
 from ..geometry.sampling import apply_matrix, sample, voxel_coordinates
 from ..networks.momentum_net import folded
 from .levels import Lattice
 from .shooting import ShootingSettings
+
+#: How often a momentum that is too strong is halved before it is given up.
+_HALVINGS = 12
 
 
 class ShootingFrame:
@@ -70,6 +74,22 @@ class ShootingFrame:
     def geodesic(self, momentum: Tensor) -> Geodesic:
         """Returns the end of a geodesic with its inverse, in voxels of the lattice."""
         return geodesic(momentum, self._space, self.settings.time_steps)
+
+    def sound(self, momentum: Tensor) -> tuple[Tensor, Geodesic]:
+        """Returns a momentum whose geodesic the lattice can hold, and the end of that.
+
+        The equation knows no folds, but a network that has learned little may say a momentum whose
+        flow is too fast or too uneven for the lattice and the time steps. It is halved until there
+        are neither folds nor values that are no numbers.
+        """
+        for _ in range(_HALVINGS):
+            end = self.geodesic(momentum)
+            finite = bool(torch.isfinite(end.inverse).all() and torch.isfinite(end.forward).all())
+            if finite and float(jacobian_determinant(end.inverse).min()) > 0.0:
+                return momentum, end
+            momentum = 0.5 * momentum
+        momentum = torch.zeros_like(momentum)
+        return momentum, self.geodesic(momentum)
 
     def displacement(self, vectors: Tensor) -> Tensor:
         """Returns a displacement of the lattice on the grid of the model, differentiable."""

@@ -8,13 +8,17 @@ import torch
 from DeepRegLib import models
 from DeepRegLib.algorithms.birnet import SPEC, Algorithm, hierarchical_error, network_input
 from DeepRegLib.errors import ParameterError
+from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.losses import similarity
 from DeepRegLib.losses.kl_velocity import neighbor_energy
 from DeepRegLib.networks.blocks import warped
 from DeepRegLib.registration import learned
 from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.registration.trainable import Batch, total
+from DeepRegLib.training.settings import TrainingSettings
 from DeepRegLib.training.teacher import TaughtPairs
+from DeepRegLib.training.trainer import Trainer
 
 SHAPE = (12, 16, 20)
 SMALL = {"channels": (6, 8, 10)}
@@ -44,6 +48,25 @@ class Fields:
     def __call__(self, images):
         self.seen = images
         return self.fields
+
+
+class Bumps:
+    """A source of smooth random images, the moving one bent a little."""
+
+    frame = ModelFrame(2.0, (16, 32, 16))
+
+    def draw(self, count, generator):
+        shape = self.frame.shape
+        noise = gaussian_smooth(torch.randn(count, 1, *shape, generator=generator), 2.0)
+        fixed = (noise - noise.amin()) / (noise.amax() - noise.amin())
+        bend = 20.0 * gaussian_smooth(torch.randn(count, 3, *shape, generator=generator), 4.0)
+        return Batch(fixed, warped(fixed, bend), 2.0)
+
+    def validation(self):
+        return []
+
+    def describe(self):
+        return {"text": "bumps"}
 
 
 def test_sees_both_images_their_difference_and_their_edges():
@@ -154,6 +177,17 @@ def test_the_source_is_taught_by_whom_the_user_chose(tmp_path, monkeypatch):
     assert dict(teacher.values) != dict(make(teacher="syn").teacher().values)
     for key in SPEC.parameter("teacher").choices:
         assert make(teacher=key).teacher().key == key
+
+
+def test_trains_with_its_teacher(tmp_path):
+    system = make(taught_pairs=2, teacher_preset="fast", guidance=(1.0, 0.5))
+    source = system.source(Bumps(), tmp_path, Progress())
+    settings = TrainingSettings(steps=6, validate_every=6, warmup=0, device="cpu")
+    result = Trainer(system, source, settings, tmp_path / "run").run()
+    rows = [row for row in result.history if row["kind"] == "training"]
+    assert result.ended == "complete" and len(rows) == 6
+    assert rows[0]["loss_similarity"] == 0.0 < rows[-1]["loss_similarity"]
+    assert all(row["loss_field"] > 0.0 for row in rows)
 
 
 def test_values_that_do_not_fit_are_refused():

@@ -12,11 +12,15 @@ from DeepRegLib.algorithms.quicksilver import SPEC, Algorithm
 from DeepRegLib.errors import ParameterError
 from DeepRegLib.geometry.field import compose_displacements
 from DeepRegLib.geometry.jacobian import jacobian_determinant
+from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.networks.blocks import warped
 from DeepRegLib.registration import learned
 from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.registration.trainable import Batch, total
+from DeepRegLib.training.settings import TrainingSettings
 from DeepRegLib.training.teacher import TaughtPairs
+from DeepRegLib.training.trainer import Trainer
 
 SHAPE = (16, 20, 24)
 SMALL = {"channels": (4, 6), "widths": (4.0, 2.0), "weights": (1.0, 1.0), "time_steps": 4,
@@ -43,6 +47,25 @@ class Says(nn.Module):
     def forward(self, fixed, moving):
         self.seen.append((fixed, moving))
         return self.make(fixed, moving)
+
+
+class Bumps:
+    """A source of smooth random images, the moving one bent a little."""
+
+    frame = ModelFrame(2.0, (16, 32, 16))
+
+    def draw(self, count, generator):
+        shape = self.frame.shape
+        noise = gaussian_smooth(torch.randn(count, 1, *shape, generator=generator), 2.0)
+        fixed = (noise - noise.amin()) / (noise.amax() - noise.amin())
+        bend = 20.0 * gaussian_smooth(torch.randn(count, 3, *shape, generator=generator), 4.0)
+        return Batch(fixed, warped(fixed, bend), 2.0)
+
+    def validation(self):
+        return []
+
+    def describe(self):
+        return {"text": "bumps"}
 
 
 def zero(fixed, moving):
@@ -258,6 +281,17 @@ def test_the_bayesian_version_samples_its_own_network():
     assert found.maps["uncertainty_mm"].mean() > 1e-3
 
 
+def test_a_momentum_that_is_far_too_strong_is_made_weaker():
+    system = make(correction=False, size=1.0)
+    network = nn.ModuleDict(
+        {"prediction": Says(lambda f, m: 300.0 * torch.randn(len(f), 3, *f.shape[2:]))}
+    )
+    found = system.predict(network, *images(), 3.0)
+    assert torch.isfinite(found.displacement).all() and torch.isfinite(found.inverse).all()
+    assert (jacobian_determinant(found.displacement) > 0).all()
+    assert 0.0 < found.values["momentum_largest"] < 300.0
+
+
 def test_without_a_teacher_it_lowers_the_objective_of_lddmm(shifted, learn, shift_at_object):
     system = make(correction=False, size=0.3)
     network, first, last = learn(system, shifted, steps=12, rate=5e-3)
@@ -284,6 +318,24 @@ def test_the_source_is_taught_by_lddmm_with_the_same_kernel(tmp_path, monkeypatc
     assert len(teacher.values["factors"]) == len(teacher.values["iterations"])
 
 
+def test_trains_with_its_teacher(tmp_path):
+    system = make(taught_pairs=2, iterations=(2, 2, 1), time_steps=2, patches=2)
+    source = system.source(Bumps(), tmp_path, Progress())
+    settings = TrainingSettings(steps=4, validate_every=4, warmup=0, device="cpu")
+    torch.manual_seed(settings.seed)
+    before = {name: p.clone() for name, p in system.build().state_dict().items()}
+    result = Trainer(system, source, settings, tmp_path / "run").run()
+    assert result.ended == "complete"
+    losses = [row["loss_momentum"] for row in result.history if row["kind"] == "training"]
+    assert len(losses) == 4 and all(0.0 < value < 100.0 for value in losses)
+    learned_parts = {
+        name.split(".")[0]
+        for name, p in result.network.state_dict().items()
+        if not torch.equal(p, before[name])
+    }
+    assert learned_parts == {"prediction", "correction"}
+
+
 @pytest.mark.parametrize(
     "values", [{"channels": (4, 6, 8)}, {"channels": (4,)}, {"iterations": (4, 6)}]
 )
@@ -297,6 +349,7 @@ def test_registers_an_oblique_pair(monkeypatch, tmp_path):
     monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
     monkeypatch.setattr(models, "SHIPPED", ())
     monkeypatch.setattr(learned, "_SCRATCH_STEPS", 30)
+    monkeypatch.setattr(Algorithm, "scratch_rate", 3e-3)  # for so small a network
     monkeypatch.setattr(learned, "_SCRATCH_VOXELS", {"cpu": 16**3, "cuda": 16**3})
 
     def bend(points):
