@@ -90,9 +90,9 @@ class Job:
     ``names`` (Python text of the inputs for the provenance), ``maps`` (``jacobian``, as
     ``extra_jacobian``, 1 around the object), ``grid_spacing_mm`` (of the returned transform's
     deformation; 0 for the fixed image's) and ``follow_landmarks`` (start where the landmark pairs
-    agree). It gives the array ``moved`` and one ``extra_*`` for each further map, the transforms
-    ``transform`` and ``inverse``, and in `JobEvent.data` ``quality``, ``provenance``, ``history``,
-    ``seconds``.
+    agree). It gives the array ``moved`` and one ``extra_*`` for each further map (whole numbers are
+    labels; ``extra_moving_*`` lie in the moving space), the transforms ``transform`` and
+    ``inverse``, and in `JobEvent.data` ``quality``, ``provenance``, ``history``, ``seconds``.
 
     ``warp`` takes the transform ``transform`` and either the array ``image`` with the parameters
     ``shape`` and ``voxel_to_ras`` of the fixed grid, ``interpolation`` and ``fill``, or the array

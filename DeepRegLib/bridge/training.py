@@ -74,6 +74,8 @@ def collect_training(request: TrainingRequest) -> CollectedTraining:
     if len(request.volumes) < 2:
         raise InputError("A training needs two volumes at least; choose more.")
     order = _order([labels for _, labels in request.volumes])
+    if order is not None:
+        parameters["structure_names"] = {str(n): name for n, name in enumerate(order, start=1)}
     arrays: dict[str, tuple[NDArray, Grid]] = {}
     names: dict[str, str] = {}
     for number, (volume, labels) in enumerate(request.volumes, start=1):

@@ -353,4 +353,5 @@ def _about(file: ModelFile) -> dict[str, Any]:
         "spacing_mm": card.spacing_mm, "shape": list(card.shape), "anatomy": card.anatomy,
         "contrast": card.contrast, "data": card.data, "terms": card.terms,
         "figures": dict(card.figures), "library": card.library,
+        "structure_names": dict(card.training.get("structure_names") or {}),
     }  # fmt: skip

@@ -54,6 +54,7 @@ class TrainingOptions:
         settings: How to train.
         anatomy: What it is trained for, in words, for the card.
         contrast: Which contrasts it takes, in words.
+        structure_names: Names of labels, by their number as a text, for the card.
         terms: On what terms the model may be used; those of the data if empty.
         cache: Folder that keeps prepared images; one beside the models if empty.
         resume: Whether to go on with the training of this name.
@@ -79,6 +80,7 @@ class TrainingOptions:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     anatomy: str = ""
     contrast: str = ""
+    structure_names: dict[str, Any] = field(default_factory=dict)
     terms: str = ""
     cache: str = ""
     resume: bool = False

@@ -276,7 +276,7 @@ def _card(
         training={
             **settings, "steps_done": result.steps, "seconds": round(result.seconds, 1),
             "ended": result.ended, "date": datetime.date.today().isoformat(),
-            "data": told, "versions": versions(),
+            "data": told, "versions": versions(), "structure_names": options.structure_names,
         },
         library=versions()["DeepRegLib"],
     )  # fmt: skip

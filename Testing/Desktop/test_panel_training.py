@@ -220,6 +220,7 @@ def test_structures_of_the_same_name_get_the_same_number(panel, pair):
     collected = collect_training(_request(panel))
     assert sorted(collected.arrays) == ["image_1", "image_2", "labels_1", "labels_2"]
     assert collected.parameters["names"]["image_2"] == "Moving"
+    assert collected.parameters["structure_names"] == {"1": "body", "2": "core"}
     image, grid = collected.arrays["image_1"]
     labels, own = collected.arrays["labels_1"]
     assert labels.shape == image.shape and np.array_equal(own.voxel_to_ras, grid.voxel_to_ras)
@@ -239,6 +240,18 @@ def test_structures_of_the_same_name_get_the_same_number(panel, pair):
     panel.parts.training.data.check(pair[1], mask)
     with pytest.raises(InputError, match="label maps for all"):
         collect_training(_request(panel))
+
+
+def test_an_algorithm_that_learns_from_structures_asks_for_them(panel, pair):
+    for volume in pair:
+        panel.parts.training.data.check(volume)
+    assert _button(panel) == "Train"
+    desk.choose(panel.ui.trainingAlgorithmCombo, "deepatlas")
+    assert _button(panel) == "This algorithm learns from structures; choose some in the table"
+    mask = desk.mask_of(pair[0], "A", segments=("body", "core"))
+    desk.until(lambda: _row(panel, "Fixed")[2].count == 2, 3, "the structures")
+    panel.parts.training.data.check(pair[0], mask)
+    assert _button(panel) == "Train", "one labeled volume is enough to begin with"
 
 
 def test_parent_transforms_count(panel, pair):

@@ -60,7 +60,8 @@ def job(folder, count=5, labels=True, **parameters):
 
 
 def test_volumes_of_the_scene_become_a_model(worker, folder, models_folder):
-    worker.submit(job(folder, name="scene"))
+    structures = {"1": "Body", "2": "Core"}
+    worker.submit(job(folder, name="scene", structure_names=structures))
     seen = []
     done = worker.wait(120, seen.append)
     data = done.data
@@ -68,6 +69,7 @@ def test_volumes_of_the_scene_become_a_model(worker, folder, models_folder):
     assert data["path"] == str(models_folder / "scene.safetensors")
     card = models.read_card(data["path"])
     assert card.shape == (16, 16, 16) and card.parameters == data["card"]["parameters"]
+    assert card.training["structure_names"] == structures
     assert data["figures"]["dice_before"] > 0.5 and "dice" in data["figures"]
     kinds = [row["kind"] for row in data["history"]]
     assert (
