@@ -22,7 +22,7 @@ from .record import Record
 from .schedule import Part, plan
 from .settings import TrainingSettings
 from .step import Stepper, Supply, Taken, half_type
-from .validation import own_random_numbers, score, untouched, validate
+from .validation import own_random_numbers, score, structures_of, untouched, validate
 
 #: So many steps in a row whose loss or gradient is no number end a training.
 _MOST_BAD = 20
@@ -167,7 +167,7 @@ class Trainer:
         self._world.wait()
         self._saved_at = time.monotonic()
         if loaded is None:
-            self._standing.baseline = untouched(self._pairs)
+            self._standing.baseline = untouched(self._pairs, structures_of(self._algorithm))
             self._record.history.add("baseline", 0, "", self._standing.baseline)
             self._validate(network)
         while not self._standing.ended:

@@ -48,7 +48,7 @@ def validate(
     """Registers the pairs and measures; neither network nor random numbers change.
 
     Args:
-        algorithm: The system.
+        algorithm: The system. One that learns certain ``structures`` is measured on these alone.
         network: Its network, on the device.
         pairs: One pair a batch.
         device: Where to compute.
@@ -64,17 +64,28 @@ def validate(
             for pair in pairs:
                 fixed, moving = pair.fixed.to(device), pair.moving.to(device)
                 prediction = algorithm.predict(network, fixed, moving, pair.spacing_mm)
-                found.append(_figures(pair, prediction))
+                found.append(_figures(pair, prediction, structures_of(algorithm)))
     finally:
         for module, mode in modes:
             module.training = mode
     return _means(found)
 
 
-def untouched(pairs: Sequence[Batch]) -> dict[str, float]:
-    """Returns ``dice_before``, ``ncc_before`` and ``error_before_mm``, as far as known."""
+def structures_of(algorithm: Trainable) -> frozenset[int]:
+    """Returns the labels that a system learns; empty if it is none or all in particular."""
+    chosen = algorithm.values.get("structures") or ()
+    return frozenset(int(label) for label in chosen if label)
+
+
+def untouched(pairs: Sequence[Batch], structures: frozenset[int] = frozenset()) -> dict[str, float]:
+    """Returns ``dice_before``, ``ncc_before`` and ``error_before_mm``, as far as known.
+
+    Args:
+        pairs: The pairs.
+        structures: Labels that Dice is taken over; all that both maps hold if empty.
+    """
     renamed = {"dice": "dice_before", "ncc": "ncc_before", "error_mm": "error_before_mm"}
-    means = _means([_figures(pair, Prediction()) for pair in pairs])
+    means = _means([_figures(pair, Prediction(), structures) for pair in pairs])
     return {renamed[name]: value for name, value in means.items() if name in renamed}
 
 
@@ -97,7 +108,7 @@ def positions(prediction: Prediction, shape: tuple[int, int, int]) -> Tensor:
     return where
 
 
-def _figures(pair: Batch, prediction: Prediction) -> dict[str, float]:
+def _figures(pair: Batch, prediction: Prediction, structures: frozenset[int]) -> dict[str, float]:
     where = positions(prediction, pair.shape)
     if not bool(where.isfinite().all()):
         return {"dice": float("nan"), "ncc": float("nan")}
@@ -108,7 +119,7 @@ def _figures(pair: Batch, prediction: Prediction) -> dict[str, float]:
     moved = sample(pair.moving.float(), where, padding="fill")
     figures = {"ncc": normalized_correlation(pair.fixed[shown].float(), moved[shown])}
     if pair.fixed_labels is not None and pair.moving_labels is not None:
-        figures |= _overlap(pair.fixed_labels, pair.moving_labels, where)
+        figures |= _overlap(pair.fixed_labels, pair.moving_labels, where, structures)
     displacement = prediction.displacement
     u = torch.zeros(1, 3, *pair.shape) if displacement is None else displacement.float().cpu()
     region = shown if measurable(shown, grid) else None
@@ -121,9 +132,13 @@ def _figures(pair: Batch, prediction: Prediction) -> dict[str, float]:
     return figures
 
 
-def _overlap(fixed: Tensor, moving: Tensor, where: Tensor) -> dict[str, float]:
+def _overlap(
+    fixed: Tensor, moving: Tensor, where: Tensor, structures: frozenset[int]
+) -> dict[str, float]:
     """Dice over the labels that both maps hold before anything is moved."""
     shared = sorted({*labels_present(fixed)} & {*labels_present(moving)})
+    if structures:
+        shared = [label for label in shared if label in structures]
     if not shared:
         return {}
     moved = sample(moving, where, "nearest", padding="fill")

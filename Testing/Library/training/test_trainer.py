@@ -310,6 +310,14 @@ def test_validation_counts_what_is_there(tmp_path):
     pairs[0].fixed_labels[:, :, 0, 0, 0] = 7  # a structure that only one image has does not count
     again = validation.validate(Known(Prediction(shift)), network, pairs, torch.device("cpu"))
     assert again["dice"] == 1
+    pairs[1].moving_labels[:, :, :, :, 4] = 8  # where the moving image differs
+    pairs[1].fixed_labels[:, :, :, :, 0] = 8
+    some = Known(Prediction(shift))
+    every = validation.validate(some, network, pairs, torch.device("cpu"))
+    some.values = {"structures": (1,)}
+    one = validation.validate(some, network, pairs, torch.device("cpu"))
+    assert every["dice"] < one["dice"] and validation.structures_of(some) == {1}
+    assert validation.untouched(pairs, frozenset({1})) != validation.untouched(pairs)
     pairs = Blobs(2).validation()
     linear = torch.eye(4)
     linear[:3, 3] = torch.tensor(SHIFT)
