@@ -138,7 +138,8 @@ def register_many(
 
     Every pair gets a folder with ``moved``, ``transform``, perhaps ``inverse``, and
     ``report.json``; ``summary.csv`` has a row for each. What is there already, from the same files
-    with the same settings, is taken over.
+    with the same settings, is taken over. A script calls this below ``if __name__ == "__main__":``,
+    because each process reads the script first.
 
     Args:
         pairs: What to register.
@@ -255,7 +256,8 @@ def _registered(pair: PairFiles, folder: Path, settings: BatchSettings) -> Row:
         output_inverse=folder / f"inverse{settings.transform}" if settings.inverse else None,
         report=folder / _REPORT,
     )
-    (folder / _INPUTS).write_text(json.dumps(_identity(pair, settings), indent=1) + "\n")
+    text = json.dumps(_identity(pair, settings), indent=1) + "\n"
+    (folder / _INPUTS).write_text(text, encoding="utf-8")
     return _row(pair.name, done.quality)
 
 

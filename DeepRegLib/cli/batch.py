@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..errors import ParameterError
@@ -23,6 +24,7 @@ example:
 """
 #: Something failed, but not all of it: the exit code of an input that does not fit.
 _SOME_FAILED = 2
+_INTERRUPTED = 130
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -70,12 +72,19 @@ def execute(chosen: argparse.Namespace) -> int:
             print(f"{row['name']}: {said}", flush=True)
 
     image = "" if chosen.image_type == "none" else chosen.image_type
-    rows = register_many(
-        pairs, chosen.out,
-        BatchSettings(chosen.algorithm, chosen.preset, settings, chosen.device, image,
-                      inverse=chosen.inverse, threads=chosen.threads),
-        together=chosen.together, again=chosen.again, report=tell,
-    )  # fmt: skip
+    try:
+        rows = register_many(
+            pairs, chosen.out,
+            BatchSettings(chosen.algorithm, chosen.preset, settings, chosen.device, image,
+                          inverse=chosen.inverse, threads=chosen.threads),
+            together=chosen.together, again=chosen.again, report=tell,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"Interrupted after {done} pairs, which are kept in '{chosen.out}'; the same command "
+            "goes on with the others.\n"
+        )
+        return _INTERRUPTED
     failed = sum(bool(row["error"]) for row in rows)
     if not chosen.quiet:
         kept = len(rows) - done

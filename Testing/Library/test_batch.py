@@ -150,3 +150,17 @@ def test_the_command(folder, capsys):
     (folder / "pairs.csv").write_text(table)
     assert main([str(word) for word in words]) == 0
     assert "3 of 3 pairs are registered (2 were there already)" in capsys.readouterr().out
+
+
+def test_an_interrupted_command_says_what_is_kept(folder, capsys, monkeypatch):
+    def interrupted(tasks, work, together, threads):
+        yield tasks[0], {"name": tasks[0][0].name, "verdict": "green", "sentence": "Good.",
+                         "error": ""}  # fmt: skip
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "run_tasks", interrupted)
+    words = ["batch", str(folder / "pairs.csv"), "--out", str(folder / "out"), "--quiet"]
+    assert main(words) == 130
+    said = capsys.readouterr().err
+    assert "after 1 pairs" in said and "goes on" in said and "nothing was written" not in said
+    assert [row["name"] for row in summary(folder / "out")] == ["first"]
