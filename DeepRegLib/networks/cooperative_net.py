@@ -1,0 +1,133 @@
+"""A registration network together with an autoencoder of the displacements that it finds.
+
+Bhalodia et al. 2019, doi:10.1007/978-3-030-32245-8_44.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Convolution, Head, enlarged, pair_input, resized_vectors
+from .cells import CellReader, CellWriter
+from .unet import voxelmorph_unet
+
+
+class CooperativeNetwork(nn.Module):
+    """Both networks, so that one training step learns both.
+
+    Args:
+        encoder: Channels of the registration network at 1/2, 1/4, ... of the resolution.
+        decoder: Its channels from the coarsest resolution up to half.
+        final: Its channels at the full resolution.
+        autoencoder: Channels of the autoencoder at 1/2, 1/4, ... of the resolution.
+        latent: Numbers of the code.
+        cells: Lattice of the dense layers along each tensor axis.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+        final: Sequence[int],
+        autoencoder: Sequence[int],
+        latent: int,
+        cells: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.registration = _Registration(encoder, decoder, final)
+        self.autoencoder = FieldAutoencoder(autoencoder, latent, cells)
+
+    def forward(
+        self, fixed: Tensor, moving: Tensor, share: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Registers a pair and encodes the displacement.
+
+        Args:
+            fixed: (B, 1, *shape).
+            moving: (B, 1, *shape).
+            share: Share of the autoencoder's gradient that reaches the displacement, 0 to 1. The
+                autoencoder itself always learns.
+
+        Returns:
+            The displacement u, its reconstruction AE(u), both (B, 3, *shape) in voxels, and the
+            code (B, latent).
+        """
+        displacement = self.registration(fixed, moving)
+        rebuilt, code = self.autoencoder(shared_gradient(displacement, share))
+        return displacement, rebuilt, code
+
+
+class _Registration(nn.Module):
+    """U-Net to the full resolution and the convolution that gives the displacement."""
+
+    def __init__(
+        self, encoder: Sequence[int], decoder: Sequence[int], final: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.unet = voxelmorph_unet(encoder, decoder, final)
+        self.head = Head(self.unet.outputs)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Returns the displacement, (B, 3, *shape) in voxels; images are (B, 1, *shape)."""
+        displacement: Tensor = self.head(self.unet(pair_input(fixed, moving)))
+        return displacement
+
+
+class FieldAutoencoder(nn.Module):
+    """An autoencoder of displacements with a narrow code.
+
+    Convolutions of stride 2 lead to a lattice of cells and a dense layer to the code; the decoder
+    is the mirror of that, up to half the resolution, where the vectors are read off and enlarged.
+
+    Args:
+        channels: Channels at 1/2, 1/4, ... of the resolution.
+        latent: Numbers of the code.
+        cells: Lattice of the dense layers along each tensor axis.
+    """
+
+    def __init__(self, channels: Sequence[int], latent: int, cells: Sequence[int]) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            Convolution(i, o, stride=2) for i, o in zip([3, *channels], channels)
+        )
+        self.reader = CellReader(channels[-1], cells, latent)
+        self.writer = CellWriter(latent, channels[-1], cells)
+        backwards = [*reversed(channels)]
+        self.up = nn.ModuleList(
+            Convolution(i, o) for i, o in itertools.pairwise([backwards[0], *backwards])
+        )
+        self.head = Head(channels[0])
+
+    def forward(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the reconstruction, (B, 3, *shape) in voxels, and the code, (B, latent)."""
+        code = self.encode(displacement)
+        return self.decode(code, displacement.shape[2:]), code
+
+    def encode(self, displacement: Tensor) -> Tensor:
+        """Returns the codes (B, latent) of displacements (B, 3, *shape) in voxels."""
+        features = displacement.contiguous(memory_format=torch.channels_last_3d)
+        for layer in self.down:
+            features = layer(features)
+        code: Tensor = self.reader(features)[0]
+        return code
+
+    def decode(self, code: Tensor, shape: Sequence[int]) -> Tensor:
+        """Returns the displacements (B, 3, *shape) in voxels that codes (B, latent) stand for."""
+        sizes = [list(shape)]
+        for _ in self.down:
+            sizes.append([-(-n // 2) for n in sizes[-1]])
+        features = self.writer(code, sizes[-1])
+        for layer, size in zip(self.up, reversed(sizes[1:])):
+            joined = enlarged(features, size).contiguous(memory_format=torch.channels_last_3d)
+            features = layer(joined)
+        return resized_vectors(self.head(features), shape)
+
+
+def shared_gradient(values: Tensor, share: float) -> Tensor:
+    """Returns the values themselves, to whose origin only a share of a gradient passes."""
+    still = values.detach()
+    return values if share >= 1.0 else still + share * (values - still)
