@@ -1,5 +1,6 @@
 """Deformations that are carried to other subjects, drawn ones, and the judge of a population."""
 
+import argparse
 import csv
 from dataclasses import replace
 
@@ -8,10 +9,10 @@ import pairs
 import pytest
 import torch
 from support import smooth_displacement
-from test_population import call
 
 from DeepRegLib import models
 from DeepRegLib.algorithms import coop_ae, cvae
+from DeepRegLib.cli import population as command
 from DeepRegLib.errors import DeepRegError, InputError, ParameterError
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.grid import transform_points
@@ -31,6 +32,16 @@ SMALL = {
                 "cells": (3, 3, 3), "latent": 5},
 }  # fmt: skip
 FRAME = (4.0, (16, 16, 16))
+
+
+def call(*words):
+    """Runs the command as the command line does, with what it refuses as an exception."""
+    parser = argparse.ArgumentParser()
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug")
+    command.add(parser.add_subparsers(required=True), common)
+    chosen = parser.parse_args(["population", *map(str, words)])
+    return chosen.execute(chosen)
 
 
 def put(folder, part, spread=0.2):
