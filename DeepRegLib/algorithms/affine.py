@@ -34,8 +34,15 @@ SPEC = AlgorithmSpec(
         Parameter(
             name="similarity",
             default="mi",
-            choices=("mi", "ncc", "mse"),
-            help="What is compared: mutual information (any modalities), correlation, or squares.",
+            choices=("mi", "ncc", "mse", "deep_metric", "features"),
+            help="What is compared: mutual information (any modalities), correlation, squares, or "
+            "what a trained model compares.",
+        ),
+        Parameter(
+            name="metric_model",
+            default="",
+            help="Trained model of deep_metric or features, by name or file; empty: the newest.",
+            advanced=True,
         ),
         Parameter(
             name="initialization",

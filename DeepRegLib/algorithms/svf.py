@@ -49,8 +49,14 @@ SPEC = AlgorithmSpec(
         Parameter(
             name="similarity",
             default="auto",
-            choices=("auto", "lncc", "mse", "ncc", "mi", "mind", "ngf"),
+            choices=("auto", "lncc", "mse", "ncc", "mi", "mind", "ngf", "deep_metric", "features"),
             help="Auto: local correlation, joined by mutual information across contrasts.",
+            advanced=True,
+        ),
+        Parameter(
+            name="metric_model",
+            default="",
+            help="Trained model of deep_metric or features, by name or file; empty: the newest.",
             advanced=True,
         ),
         Parameter(

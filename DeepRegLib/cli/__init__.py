@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import Cancelled, DeepRegError
-from . import anatomies, batch, describe, evaluate, models, register, train, warp
+from . import anatomies, batch, describe, evaluate, models, register, sections, train, warp
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add(commands, common)
     train.add(commands, common)
     anatomies.add(commands, common)
+    sections.add(commands, common)
     text = "run jobs from standard input (for the Slicer panel)"
     worker = commands.add_parser("worker", parents=[common], help=text)
     worker.set_defaults(execute=_worker)

@@ -24,6 +24,8 @@ SIMILARITIES: dict[str, type[Similarity]] = {
     "ngf": NGF,
     "dice": Dice,
 }
+#: Similarities that a trained network gives; `registration.metric_similarity` makes them.
+LEARNED = ("deep_metric", "features")
 
 
 def similarity(name: str, **options: Any) -> Similarity:
@@ -52,13 +54,15 @@ def parse_terms(text: str) -> list[tuple[float, str]]:
             value = float(weight) if star else 1.0
         except ValueError:
             value = -1.0
-        if name not in SIMILARITIES or not 0.0 < value < float("inf"):
+        if name not in (*SIMILARITIES, *LEARNED) or not 0.0 < value < float("inf"):
             raise ParameterError(
                 f"'{part}' is not a similarity with a positive weight; write a sum such as "
-                f"lncc+0.5*mi of: {', '.join(SIMILARITIES)}."
+                f"lncc+0.5*mi of: {', '.join((*SIMILARITIES, *LEARNED))}."
             )
         terms.append((value, name))
     return terms
 
 
-__all__ = ["SIMILARITIES", "BoundSimilarity", "Similarity", "parse_terms", "similarity"]
+__all__ = [
+    "LEARNED", "SIMILARITIES", "BoundSimilarity", "Similarity", "parse_terms", "similarity",
+]  # fmt: skip

@@ -17,6 +17,9 @@ class Similarity:
         similarities take sampled points as well, as images of shape (B, C, N, 1, 1).
     """
 
+    #: Whether it compares neighborhoods, so that scattered points will not do.
+    local: bool = False
+
     def __call__(self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the value as a scalar, differentiable by autograd."""
         raise NotImplementedError(f"{type(self).__name__} has to say how it compares images.")
@@ -54,6 +57,15 @@ class Similarity:
         """
         return image
 
+    def rescaled(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns an image in the intensities that are compared; the image itself by default.
+
+        Args:
+            image: (1, C, D, H, W), 0 to 1.
+            mask: Where it counts.
+        """
+        return image
+
     def bind(self, fixed: Tensor, mask: Tensor | None = None) -> BoundSimilarity:
         """Returns the similarity to one fixed image, with what depends on it alone precomputed."""
         return BoundSimilarity(self, fixed, mask)
@@ -64,6 +76,10 @@ class BoundSimilarity:
 
     def __init__(self, similarity: Similarity, fixed: Tensor, mask: Tensor | None) -> None:
         self._similarity, self._fixed, self._mask = similarity, fixed, mask
+
+    def value(self, moved: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns the value, differentiable by autograd; `mask` as in `value_and_gradient`."""
+        return self._similarity(self._fixed, moved, self._mask if mask is None else mask)
 
     def value_and_gradient(
         self, moved: Tensor, mask: Tensor | None = None

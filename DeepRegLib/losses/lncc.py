@@ -36,6 +36,8 @@ class LNCC(Similarity):
         block: Voxels of a block along each tensor axis; must divide the shape of the images.
     """
 
+    local = True
+
     def __init__(self, radius: int = 2, signed: bool = False, block: Block = (1, 1, 1)) -> None:
         self.radius, self.signed, self.block = int(radius), signed, block
 

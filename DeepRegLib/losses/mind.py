@@ -36,6 +36,8 @@ class MIND(Similarity):
         dilation: Distance of the neighbours, in voxels.
     """
 
+    local = True
+
     def __init__(self, radius: int = 1, dilation: int = 2) -> None:
         self.radius, self.dilation = int(radius), int(dilation)
         self._difference = MSE()

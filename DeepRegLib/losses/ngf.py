@@ -19,6 +19,8 @@ class NGF(Similarity):
         eta: Noise level of the gradients (intensity per mm); by default their mean length.
     """
 
+    local = True
+
     def __init__(
         self, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0), eta: float | None = None
     ) -> None:

@@ -15,7 +15,6 @@ from ..geometry.field import Field
 from ..geometry.grid import Grid, Matrix
 from ..geometry.transform import Transform
 from ..losses import parse_terms
-from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .cropping import cropped_to_object
@@ -24,6 +23,7 @@ from .folds import without_folds
 from .guidance import hold_out, label_pair, label_term, landmark_pull, target_error_mm
 from .landmark_start import LandmarkPull
 from .levels import Lattice, PairLevel, level_spacings
+from .metric_similarity import similarity_for
 from .objective import LevelObjective
 from .preparation import prepared
 
@@ -57,6 +57,7 @@ class DenseSettings:
     landmark_weight: float = 0.0
     landmark_holdout: float = 0.0
     rim: int = 4
+    metric_model: str = ""
 
 
 #: Smoothing of the update and of the field in voxels, and the weight of volume change.
@@ -154,7 +155,8 @@ class DenseEngine:
         more = []
         if labels is not None:
             more = [label_term(labels, s.label_weight, linear, spacing_mm, s.lattice)]
-        return LevelObjective(level, self._terms(lattice), lattice, more)
+        terms = self._terms(lattice, pair.device)
+        return LevelObjective(level, terms, lattice, more)
 
     def _pull(
         self, pair: ImagePair, grid: Grid, linear: Matrix, progress: Progress, index: int
@@ -179,14 +181,14 @@ class DenseEngine:
         s = self._settings
         return StepSettings(s.step, s.update_sigma, s.field_sigma, s.volume_weight, s.rim)
 
-    def _terms(self, lattice: Lattice) -> list[tuple[float, Similarity]]:
+    def _terms(self, lattice: Lattice, device: torch.device) -> list[tuple[float, Similarity]]:
         s = self._settings
         terms = [(1.0, s.similarity)]
         if s.more_terms.strip():
             terms += parse_terms(s.more_terms)
-        return [(weight, self._similarity(name, lattice)) for weight, name in terms]
+        return [(weight, self._similarity(name, lattice, device)) for weight, name in terms]
 
-    def _similarity(self, name: str, lattice: Lattice) -> Similarity:
+    def _similarity(self, name: str, lattice: Lattice, device: torch.device) -> Similarity:
         options: dict[str, Any] = {}
         if name == "lncc":
             # The windows of blocks of two reach half a voxel further than asked.
@@ -194,7 +196,8 @@ class DenseEngine:
             options["block"] = lattice.factors
         if name == "ngf":
             options["spacing_mm"] = lattice.image_grid.spacing_mm
-        return make_similarity(name, **options)
+        spacing, model = lattice.image_grid.spacing_mm, self._settings.metric_model
+        return similarity_for(name, spacing, model, device, **options)
 
     def _run(
         self,

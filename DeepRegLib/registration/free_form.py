@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,12 @@ from ..geometry.grid import Grid
 from ..geometry.jacobian import axis_gradient, jacobian_determinant
 from ..geometry.sampling import apply_matrix, sample, voxel_coordinates
 from ..geometry.transform import Transform
-from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .dense import _spans
 from .lbfgs import minimize_lbfgs
 from .levels import PairLevel, level_spacings
+from .metric_similarity import similarity_for
 from .spline_space import LEAST_VOLUME, SplineSpace
 
 #: Iterations over which the progress of the objective is judged.
@@ -55,6 +56,7 @@ class FreeFormSettings:
     volume: float
     voxels: int
     tolerance: float
+    metric_model: str = ""
 
 
 def for_modality(settings: FreeFormSettings) -> FreeFormSettings:
@@ -156,10 +158,13 @@ class FreeFormEngine:
 
     Args:
         settings: See `FreeFormSettings`.
+        measure: Makes the similarity for the grid of a level; that of the settings if omitted.
     """
 
-    def __init__(self, settings: FreeFormSettings) -> None:
-        self._settings = for_modality(settings)
+    def __init__(
+        self, settings: FreeFormSettings, measure: Callable[[Grid], Similarity] | None = None
+    ) -> None:
+        self._settings, self._measure = for_modality(settings), measure
         self._history: list[dict[str, Any]] = []
 
     def register(self, pair: ImagePair, progress: Progress) -> Result:
@@ -192,7 +197,7 @@ class FreeFormEngine:
                 added = space.zero() if before is None else before[0].refined(before[1], space)
                 start = without_folds(base + added, space)
                 objective = FreeFormObjective(
-                    level, self._similarity(level.grid), space, bending, s.volume
+                    level, self._similarity(level.grid, pair.device), space, bending, s.volume
                 )
                 run = _Run(self, index, span, space, initial, progress)
                 parameters = self._minimized(objective, start, run)
@@ -210,13 +215,16 @@ class FreeFormEngine:
         share = float(np.mean(extent)) / _AUTOMATIC_ELEMENTS if extent else 1.0
         return max(share, _AUTOMATIC_VOXELS * min(grid.spacing_mm))
 
-    def _similarity(self, grid: Grid) -> Similarity:
+    def _similarity(self, grid: Grid, device: torch.device) -> Similarity:
+        if self._measure is not None:
+            return self._measure(grid)
         options: dict[str, Any] = {}
         if self._settings.similarity == "lncc":
             options["radius"] = self._settings.radius
         if self._settings.similarity == "ngf":
             options["spacing_mm"] = grid.spacing_mm
-        return make_similarity(self._settings.similarity, **options)
+        name, model = self._settings.similarity, self._settings.metric_model
+        return similarity_for(name, grid.spacing_mm, model, device, **options)
 
     def _minimized(self, objective: FreeFormObjective, start: Tensor, run: _Run) -> Tensor:
         space, s = run.space, self._settings

@@ -108,11 +108,17 @@ class PairLevel:
         )
 
     def with_features(self, similarity: Similarity) -> PairLevel:
-        """Replaces the images by the features that a similarity compares, if it compares features.
+        """Replaces the images by what a similarity compares: other intensities, or features.
 
         Features such as MIND are not invariant to rotation, so they are taken from the moving
         image after the linear map, on the fixed grid.
         """
+        if type(similarity).rescaled is not Similarity.rescaled:
+            self = replace(
+                self,
+                fixed=similarity.rescaled(self.fixed, self.fixed_mask),
+                moving=similarity.rescaled(self.moving, self.moving_mask),
+            )
         if type(similarity).prepare is Similarity.prepare:
             return self
         where = apply_matrix(self.to_moving, voxel_coordinates(self.grid.shape, self.fixed.device))

@@ -12,21 +12,29 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.affine import PARAMETER_COUNT, LinearKind, linear_matrix, rotation_angle_deg
-from ..geometry.grid import Matrix
+from ..geometry.grid import Grid, Matrix
 from ..geometry.sampling import apply_matrix, sample, sample_grid, sampling_matrix, slope_at
 from ..geometry.transform import Transform
-from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .initialize import candidates, from_landmarks, moments
+from .metric_similarity import similarity_for
 from .preprocess import (
+    Level,
     make_level,
     mask_on_grid,
     pyramid,
     rescale_intensity,
 )
 from .quasi_newton import minimize
-from .samples import Samples, draw_points, sampling_weights, thinned, to_ras
+from .samples import (
+    Samples,
+    draw_points,
+    lattice_points,
+    sampling_weights,
+    thinned,
+    to_ras,
+)
 from .thin import are_slices, frame_of, slice_candidates
 
 #: Orientations that are refined at the coarsest level, and starts that go on to the second.
@@ -55,6 +63,7 @@ class LinearSettings:
     iterations: int
     sizes: tuple[int, ...]
     seed: int = 0
+    metric_model: str = ""
 
 
 class LinearEngine:
@@ -75,17 +84,16 @@ class LinearEngine:
             Result with transform and history.
         """
         self._history = []
-        similarity = make_similarity(self._settings.similarity)
         initial = pair.initial or Transform()
         center, radius = _center_and_radius(pair)
-        levels = self._levels(pair, initial)
+        levels, measures = self._levels(pair, initial)
         matrices = self._starts(pair, levels[0])
         for index, samples in enumerate(levels):
             matrices = self._refine_all(
                 pair,
                 matrices,
                 samples,
-                similarity,
+                measures[index],
                 (center, radius),
                 (index, len(levels)),
                 progress,
@@ -160,7 +168,10 @@ class LinearEngine:
                 break
         return _rank(found)[:_PROMISING]
 
-    def _levels(self, pair: ImagePair, initial: Transform) -> list[Samples]:
+    def _levels(
+        self, pair: ImagePair, initial: Transform
+    ) -> tuple[list[Samples], list[Similarity]]:
+        """Returns the points of each level, and what compares them there."""
         device = pair.device
         generator = torch.Generator().manual_seed(self._settings.seed)
         fixed_mask = mask_on_grid(pair.fixed_mask, pair.fixed.grid, device)
@@ -172,26 +183,33 @@ class LinearEngine:
         spacings = [extent / size for size in self._settings.sizes]
         fixed_levels = pyramid(fixed, pair.fixed.grid, spacings)
         moving_levels = pyramid(moving, pair.moving.grid, spacings)
-        levels = []
+        levels, measures = [], []
         for index, spacing in enumerate(spacings):
             fixed_level, moving_level = fixed_levels[index], moving_levels[index]
-            count = self._settings.samples // 2 ** (len(self._settings.sizes) - 1 - index)
-            points = draw_points(weights, count, generator).to(device)
-            on_level = apply_matrix(pair.fixed.grid.voxel_to_voxel(fixed_level.grid), points)
-            levels.append(
-                Samples(
-                    fixed_ras=to_ras(points, pair.fixed.grid, initial),
-                    intensities=sample(fixed_level.data, on_level),
-                    moving=moving_level,
-                    moving_mask=None
-                    if moving_mask is None
-                    else make_level(moving_mask, pair.moving.grid, spacing).data,
-                    moving_ground=float(moving_level.data.quantile(0.02))
-                    if moving_level.data.numel() < 1e7
-                    else float(moving_level.data.min()),
+            mask = None
+            if moving_mask is not None:
+                mask = make_level(moving_mask, pair.moving.grid, spacing).data
+            measure = self._measure(fixed_level.grid, device)
+            moving_level = Level(measure.rescaled(moving_level.data, mask), moving_level.grid)
+            rest = (moving_level, mask, _ground(moving_level.data))
+            if measure.local:
+                fixed_level = Level(measure.rescaled(fixed_level.data), fixed_level.grid)
+                samples = lattice_points(
+                    fixed_level, weights, fixed_mask is not None, initial, rest
                 )
-            )
-        return levels
+            else:
+                count = self._settings.samples // 2 ** (len(self._settings.sizes) - 1 - index)
+                points = draw_points(weights, count, generator).to(device)
+                on_level = apply_matrix(pair.fixed.grid.voxel_to_voxel(fixed_level.grid), points)
+                ras = to_ras(points, pair.fixed.grid, initial)
+                samples = Samples(ras, sample(fixed_level.data, on_level), *rest)
+            levels.append(samples)
+            measures.append(measure)
+        return levels, measures
+
+    def _measure(self, grid: Grid, device: torch.device) -> Similarity:
+        name, model = self._settings.similarity, self._settings.metric_model
+        return similarity_for(name, grid.spacing_mm, model, device)
 
 
 class _Objective:
@@ -258,13 +276,15 @@ class _Objective:
         image = s.moving.data
         to_grid, change = self._matrices(torch.from_numpy(values))
         m = to_grid.to(s.fixed_ras)
-        where = torch.addmm(m[:3, 3], s.fixed_ras, m[:3, :3].T).reshape(1, -1, 1, 1, 3)
+        where = torch.addmm(m[:3, 3], s.fixed_ras, m[:3, :3].T)
+        where = where.reshape(1, *s.intensities.shape[2:], 3)
         moved = sample_grid(image, where)
         weights = (where.abs() <= self._rim).all(-1, keepdim=True)
         weights = weights.reshape(moved.shape[0], 1, *moved.shape[2:]).float()
         if s.moving_mask is not None:
             weights = weights * sample_grid(s.moving_mask, where)
-        value, slope = self._similarity.value_and_gradient(s.intensities, moved, weights)
+        counted = weights if s.fixed_mask is None else weights * s.fixed_mask
+        value, slope = self._similarity.value_and_gradient(s.intensities, moved, counted)
         by_grid = slope_at(image, where, slope).reshape(-1, 3)
         by_matrix = torch.zeros(4, 4, dtype=torch.float64)
         by_matrix[:3, :3] = (by_grid.T @ s.fixed_ras).to(by_matrix)
@@ -289,7 +309,7 @@ def joint_information(samples: Samples, matrices: np.ndarray, bins: int = 16) ->
     """
     step = max(1, len(samples.fixed_ras) // 4000)
     points = samples.fixed_ras[::step].T
-    fixed = samples.intensities[:, :, ::step].reshape(-1)
+    fixed = samples.intensities.reshape(-1)[::step]
     fixed_bin = (fixed * (bins - 1e-3)).long().clamp_(0, bins - 1)
     scores = []
     for chunk in np.array_split(matrices, max(1, len(matrices) // 64)):
@@ -333,6 +353,11 @@ def _rank(found: list[tuple[float, Matrix]]) -> list[Matrix]:
     if upright and upright[0] is not found[0]:
         found = [upright[0], *(item for item in found if item is not upright[0])]
     return [matrix for _, matrix in found]
+
+
+def _ground(image: Tensor) -> float:
+    """Brightness of the background, about."""
+    return float(image.quantile(0.02)) if image.numel() < 1e7 else float(image.min())
 
 
 def _center_and_radius(pair: ImagePair) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.grid import Grid
-from ..geometry.sampling import apply_matrix
+from ..geometry.sampling import apply_matrix, resize_image, voxel_coordinates
 from ..geometry.transform import Transform
 from .base import ImagePair
 from .preprocess import Level, foreground
@@ -18,18 +18,22 @@ from .preprocess import Level, foreground
 class Samples:
     """Points of the fixed image with their intensities, at one level.
 
-    `fixed_ras` are in RAS mm after the initial deformation, if there is one.
+    `fixed_ras` are in RAS mm after the initial deformation, if there is one. Points that lie on a
+    lattice, for similarities of neighborhoods, are in its order.
     """
 
     fixed_ras: Tensor  # (N, 3)
-    intensities: Tensor  # (1, 1, N, 1, 1)
+    intensities: Tensor  # (1, 1, N, 1, 1), or (1, 1, *lattice)
     moving: Level
     moving_mask: Tensor | None  # on the moving level's grid
     moving_ground: float
+    fixed_mask: Tensor | None = None  # of the shape of the intensities
 
 
 def thinned(samples: Samples, most: int) -> Samples:
-    """Returns every n-th of the points, at most so many."""
+    """Returns every n-th of the points, at most so many; a lattice stays whole."""
+    if samples.intensities.shape[3:].numel() > 1:
+        return samples
     step = -(-len(samples.fixed_ras) // most)
     return replace(
         samples,
@@ -78,3 +82,35 @@ def to_ras(points_voxel: Tensor, grid: Grid, initial: Transform) -> Tensor:
         field = initial.field.on_grid(grid).to(points_voxel.device)
         points_voxel = points_voxel + field.at(points_voxel)
     return apply_matrix(grid.voxel_to_ras, points_voxel)[0, :, :, 0, 0].T.contiguous()
+
+
+def lattice_points(
+    level: Level,
+    weights: Tensor,
+    masked: bool,
+    initial: Transform,
+    moving: tuple[Level, Tensor | None, float],
+) -> Samples:
+    """Returns all voxels of a level of the fixed image, within the box where weights are positive.
+
+    Args:
+        level: The level.
+        weights: Where points count, (1, 1, *shape of the fixed image); see `sampling_weights`.
+        masked: Whether the weights are a mask, which counts within the box too.
+        initial: Where the registration starts.
+        moving: What `Samples` says of the moving image.
+    """
+    shape = level.grid.shape
+    inside = weights[0, 0].nonzero().cpu()
+    box = []
+    for axis, (size, whole) in enumerate(zip(shape, weights.shape[2:])):
+        low, high = int(inside[:, axis].min()), int(inside[:, axis].max()) + 1
+        start = low * size // whole
+        box.append((start, max(1, -(-high * size // whole) - start)))
+    data, mask = level.data, resize_image(weights, shape) if masked else None
+    for axis, (start, length) in enumerate(box):
+        data = data.narrow(2 + axis, start, length)
+        mask = None if mask is None else mask.narrow(2 + axis, start, length)
+    corner = torch.tensor([low for low, _ in box], device=data.device).view(1, 3, 1, 1, 1)
+    points = (voxel_coordinates(data.shape[2:], data.device) + corner).reshape(1, 3, -1, 1, 1)
+    return Samples(to_ras(points, level.grid, initial), data.contiguous(), *moving, mask)

@@ -32,10 +32,10 @@ from ..geometry.grid import Grid
 from ..geometry.momentum import Momentum, MomentumSpace
 from ..geometry.transform import Transform
 from ..geometry.velocity_kernels import FluidKernel, GaussianKernel, Kernel
-from ..losses import similarity as make_similarity
 from ..losses.base import Similarity
 from .base import ImagePair, Progress, Result
 from .levels import Lattice, PairLevel, level_spacings
+from .metric_similarity import similarity_for
 from .momentum_objective import Evaluation, MomentumObjective
 
 #: Pairs of steps that the approximate Hessian remembers, Armijo's share, and most halvings.
@@ -65,6 +65,7 @@ class ShootingSettings:
     tolerance: float
     finest_mm: float
     rim: int = 4
+    metric_model: str = ""
 
     def kernel_on(self, lattice: Grid, fixed: Grid) -> Kernel:
         """Returns the kernel on a lattice, in mm; widths count voxels of the finest level.
@@ -87,7 +88,7 @@ class ShootingSettings:
             raise InputError("Gamma of the fluid kernel, the third number, is above zero.")
         return FluidKernel(alpha / gamma * unit**2, beta / gamma * unit**2, 1.0)
 
-    def similarity_on(self, grid: Grid) -> Similarity:
+    def similarity_on(self, grid: Grid, device: torch.device | str = "cpu") -> Similarity:
         """Returns the similarity; local correlation, or mutual information across contrasts."""
         name, options = self.similarity, {}
         if name == "auto":
@@ -96,7 +97,7 @@ class ShootingSettings:
             options = {"radius": self.radius}
         elif name == "ngf":
             options = {"spacing_mm": grid.spacing_mm}  # type: ignore[dict-item]
-        return make_similarity(name, **options)
+        return similarity_for(name, grid.spacing_mm, self.metric_model, device, **options)
 
 
 #: Gets the iteration and the objective there; says whether to stop.
@@ -268,7 +269,7 @@ class ShootingEngine:
         steps = s.time_steps if last else max(2, s.time_steps // 2)
         start = None if initial.field is None else lattice.carried(initial.field, pair.device)
         return MomentumObjective(
-            level, s.similarity_on(level.grid), lattice, space, s.sigma, steps, start
+            level, s.similarity_on(level.grid, pair.device), lattice, space, s.sigma, steps, start
         )
 
     def _begin(self, objective: MomentumObjective) -> Tensor:
