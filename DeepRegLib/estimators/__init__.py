@@ -1,0 +1,1 @@
+"""Systems that learn but register nothing: they judge a registration. One file, one system."""

@@ -1,0 +1,230 @@
+"""The error map: what it learns from, what it says, and that it is no registration.
+
+These tests need a registry that knows the systems of `DeepRegLib/estimators`.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_doubles import Blobs
+
+from DeepRegLib import models, registry
+from DeepRegLib.errors import InputError, ParameterError
+from DeepRegLib.estimators.error_map import SPEC, Algorithm
+from DeepRegLib.geometry.sampling import gaussian_smooth, sample, voxel_coordinates
+from DeepRegLib.networks.error_net import ErrorNetwork
+from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.compose import parse_stages
+from DeepRegLib.registration.model_frame import ModelFrame
+from DeepRegLib.registration.trainable import Batch, Prediction, total
+from DeepRegLib.training.residual_pairs import Residual, ResidualPairs
+from DeepRegLib.training.validation import validate
+
+SMALL = {"channels": (4, 6), "hidden": (8, 6), "window": 1, "patch": 20, "patches": 2}
+
+
+def make(**values):
+    return Algorithm(**SPEC.values(**{**SMALL, **values}))
+
+
+def textured(shape, seed=0):
+    """A smooth random image, 0.1 to 1, that ends inside the volume."""
+    noise = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
+    image = gaussian_smooth(noise, 1.2)
+    image = (image - image.min()) / (image.max() - image.min()) * 0.9 + 0.1
+    inside = torch.zeros_like(image)
+    inside[:, :, 2:-2, 2:-2, 2:-2] = 1.0
+    return image * inside
+
+
+class Says(nn.Module):
+    """Stands for a network that says a number for every patch, and remembers what it saw."""
+
+    field = 16
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(float(number)))
+
+    def forward(self, pair, step=4, settled=False):
+        self.seen = pair
+        return self.number.expand(len(pair), 1, *((n - 16) // 4 + 1 for n in pair.shape[2:]))
+
+
+def test_the_objective_is_the_squared_difference_from_the_clipped_error():
+    shape, spacing = (24, 28, 20), 2.5
+    truth = torch.zeros(1, 3, *shape)
+    truth[:, 0], truth[:, 2] = 0.6, -0.8  # one voxel long
+    image = torch.ones(1, 1, *shape)
+    batch = Batch(image, image, spacing, truth=truth)
+    for largest, expected in ((6.0, (2.5 - 1.0) ** 2), (2.0, (2.0 - 1.0) ** 2)):
+        terms = make(largest_mm=largest).training_loss(Says(1.0), batch)
+        assert list(terms) == ["error"]
+        assert terms["error"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_errors_are_compared_at_the_middle_of_the_patches():
+    """An error that rises along an axis, and a network that says how far its patch lies along it."""
+    shape = (20, 44, 24)
+    place = voxel_coordinates(shape)[:, 1:2]
+    truth = torch.cat([torch.zeros_like(place), place * 0.1, torch.zeros_like(place)], 1)
+    # The moving image carries the place, so that the double can read it off a patch.
+    batch = Batch(torch.ones_like(place), 1.0 + place, 1.0, truth=truth)
+
+    class Reads(Says):
+        def forward(self, pair, step=4, settled=False):
+            first = pair[:, :1, :1, :, :1] - 1.0  # channel 0 is the moving image
+            count = [(n - 16) // 4 + 1 for n in pair.shape[2:]]
+            middles = torch.stack([first[:, :, :, 4 * i] + 7.5 for i in range(count[1])], 3)
+            return 0.1 * middles.expand(len(pair), 1, *count) + 0.0 * self.number
+
+    torch.manual_seed(3)
+    terms = make(largest_mm=100.0, patch=24).training_loss(Reads(0.0), batch)
+    assert terms["error"].item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_background_does_not_count_and_patches_lie_at_what_is_shown():
+    shape = (40, 40, 40)
+    image = torch.zeros(1, 1, *shape)
+    image[:, :, 20:24, 20:24, 20:24] = 1.0
+    truth = torch.ones(1, 3, *shape) * 100.0
+    network = Says(0.0)
+    system = make(patch=20, patches=20, largest_mm=3.0)
+    terms = system.training_loss(network, Batch(image, image, 3.0, truth=truth))
+    assert terms["error"].item() == pytest.approx(9.0, rel=1e-5)
+    assert (network.seen.amax((1, 2, 3, 4)) == 1.0).all() and len(network.seen) == 20
+    nothing = Batch(0 * image, 0 * image, 3.0, truth=truth)
+    assert system.training_loss(network, nothing)["error"].item() == 0.0
+
+
+def test_small_volumes_are_padded_to_a_patch():
+    shape = (12, 30, 18)
+    image = torch.rand(1, 1, *shape)
+    batch = Batch(image, image, 3.0, truth=torch.zeros(1, 3, *shape))
+    system = make(patch=24)
+    torch.manual_seed(0)
+    assert total(system.training_loss(system.build().train(), batch)).isfinite()
+
+
+def test_without_a_known_error_there_is_nothing_to_learn():
+    image = torch.rand(1, 1, 20, 20, 20)
+    with pytest.raises(InputError, match="error is known"):
+        make().training_loss(Says(0.0), Batch(image, image, 3.0))
+
+
+def test_a_prediction_is_in_mm_and_in_range():
+    system = make(largest_mm=2.0)
+    network = system.build().eval()
+    nn.init.constant_(network.last.bias, 50.0)
+    fixed, moving = textured((14, 18, 22)), textured((14, 18, 22), 1)
+    with torch.no_grad():
+        found = system.predict(network, fixed, moving, 3.0)
+    assert found.displacement is None and found.linear is None
+    assert (found.maps["error_mm"] == 2.0).all() and found.values["error_mean_mm"] == 2.0
+    nn.init.constant_(network.last.bias, -50.0)
+    with torch.no_grad():
+        assert (system.predict(network, fixed, moving, 3.0).maps["error_mm"] == 0.0).all()
+
+
+class Textures:
+    """One image a seed; the pairs have no truth."""
+
+    frame = ModelFrame(3.0, (24, 28, 20))
+
+    def draw(self, count, generator):
+        images = [textured(self.frame.shape, int(torch.randint(3, (), generator=generator)))
+                  for _ in range(count)]  # fmt: skip
+        return Batch(torch.cat(images), torch.cat(images), 3.0)
+
+    def validation(self):
+        return [Batch(textured(self.frame.shape, 9), textured(self.frame.shape, 8), 3.0)]
+
+    def describe(self):
+        return {"text": "textures"}
+
+
+def test_it_learns_to_tell_aligned_from_misaligned():
+    """On images that it has not seen, what it says of shifted ones is more than of aligned ones."""
+    residual = Residual(3.0, (40.0, 80.0), blur_voxel=0.2, registered=0.0)
+    source = ResidualPairs(Textures(), residual)
+    system = make(channels=(8, 12), hidden=(16, 8), patches=6, patch=20, step=4)
+    torch.manual_seed(0)
+    network = system.build().train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    values = []
+    for step in range(60):
+        batch = source.draw(1, torch.Generator().manual_seed(step))
+        torch.manual_seed(step)
+        loss = total(system.training_loss(network, batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert np.mean(values[-15:]) < 0.8 * np.mean(values[:15])
+    network.eval()
+    fixed = textured(Textures.frame.shape, 5)
+    said = []
+    for shift in (0.0, 1.0, 2.0):
+        where = voxel_coordinates(Textures.frame.shape)
+        where[:, 1] += shift
+        with torch.no_grad():
+            found = system.predict(network, fixed, sample(fixed, where, padding="fill"), 3.0)
+        said.append(found.values["error_mean_mm"])
+    assert said[0] + 0.5 < said[1] < said[2]
+
+
+def test_figures_of_a_validation():
+    shape = (8, 9, 10)
+    fixed = torch.ones(1, 1, *shape)
+    truth = torch.zeros(1, 3, *shape)
+    truth[:, 1] = torch.linspace(0.0, 1.0, 9).view(1, 1, 9, 1)
+    batch = Batch(fixed, fixed, 2.0, truth=truth)
+    system = make()
+    known = system.error_mm(batch)
+    right = system.figures(batch, Prediction(maps={"error_mm": known.clone()}))
+    assert right["correlation"] == pytest.approx(1.0) and right["score"] == pytest.approx(1.0)
+    off = system.figures(batch, Prediction(maps={"error_mm": known + 0.5}))
+    assert off["rmse_mm"] == pytest.approx(0.5) and off["correlation"] == pytest.approx(1.0)
+    flat = system.figures(batch, Prediction(maps={"error_mm": known * 0 + known.mean()}))
+    assert flat["score"] == pytest.approx(0.0, abs=1e-6) and flat["correlation"] == 0.0
+    assert flat["rmse_mm"] == pytest.approx(flat["deviation_mm"])
+    assert system.figures(Batch(fixed, fixed, 2.0), Prediction()) == {}
+
+
+def test_the_trainer_validates_it_by_its_errors():
+    system = make(step=4)
+    network = system.build().eval()
+    pairs = ResidualPairs(Textures(), Residual(registered=0.0)).validation()
+    figures = validate(system, network, pairs, torch.device("cpu"))
+    assert {"correlation", "rmse_mm", "deviation_mm", "score"} <= set(figures)
+    assert "dice" not in figures
+
+
+def test_it_learns_from_any_pairs(tmp_path):
+    found = make().source(Blobs(), tmp_path, Progress())
+    assert isinstance(found, ResidualPairs)
+    assert found.describe()["residual"]["widths_mm"] == (12.0, 24.0, 48.0, 96.0)
+    assert found.draw(1, torch.Generator().manual_seed(0)).truth is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"step": 3}, "takes 1, 2 or 4"), ({"window": 2, "patch": 18}, "20 voxels or more")],
+)
+def test_values_that_do_not_fit_are_refused(values, words):
+    with pytest.raises(ParameterError, match=words):
+        make(**values)
+
+
+def test_it_is_no_registration(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
+    monkeypatch.setattr(models, "SHIPPED", ())
+    assert "error_map" not in registry.specs()
+    assert registry.spec("error_map") == SPEC
+    assert isinstance(registry.create("error_map", **SMALL), Algorithm)
+    with pytest.raises(ParameterError, match="judges a registration"):
+        make().register(None, Progress())
+    with pytest.raises(ParameterError, match="registers nothing"):
+        parse_stages("rigid+error_map")
+    assert isinstance(make().build(), ErrorNetwork)
