@@ -1,0 +1,243 @@
+"""Deep similarity: estimates that mean millimeters, and the registration that they lead to."""
+
+from dataclasses import replace
+
+import numpy as np
+import pairs
+import pytest
+import torch
+
+from DeepRegLib import models
+from DeepRegLib.algorithms.deep_similarity import SPEC, Algorithm
+from DeepRegLib.errors import InputError, ParameterError
+from DeepRegLib.geometry.field import Field
+from DeepRegLib.geometry.grid import Grid
+from DeepRegLib.geometry.transform import Transform
+from DeepRegLib.networks.composite import moved_by
+from DeepRegLib.networks.model_file import save_model
+from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.learned import see
+from DeepRegLib.registration.model_frame import ModelFrame
+from DeepRegLib.registration.rigid_learned import mass_start
+from DeepRegLib.registration.rigid_motion import (
+    motions_of_error,
+    surface_points,
+    target_error_mm,
+)
+from DeepRegLib.registration.trainable import Batch, total
+from DeepRegLib.registration.tre_estimate import estimated_tre_mm
+
+SPACING, SHAPE = 5.0, (16, 16, 16)
+FRAME = ModelFrame(SPACING, SHAPE)
+SMALL = {"channels": (8, 16, 16), "hidden": 16, "candidates": 12, "affine_share": 0.0,
+         "population": 12, "generations": 12, "iterations": 12, "passes": 4}  # fmt: skip
+
+
+def make(**values):
+    return Algorithm(**SPEC.values(**{**SMALL, **values}))
+
+
+def aligned():
+    """The phantom and itself in other intensities, on the grid of the model, aligned."""
+    view = see(pairs.make_pair(np.eye(4)), FRAME)
+    moving = (view.batch.moving**1.2).clamp(0, 1)
+    return replace(view.batch, moving=moving, truth=torch.zeros(1, 3, *view.batch.shape))
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A network that has learned from the phantom; the same for all tests."""
+    torch.manual_seed(0)
+    system, batch = make(), aligned()
+    network = system.build().train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
+    steps = 220
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        terms = system.training_loss(network, batch)
+        optimizer.zero_grad()
+        total(terms).backward()
+        optimizer.step()
+        rate.step()
+    return network.eval()
+
+
+@pytest.fixture
+def model(taught, tmp_path, monkeypatch):
+    """The taught network as the only model that there is."""
+    monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
+    monkeypatch.setattr(models, "SHIPPED", ())
+    parameters = {p.name: make().values[p.name] for p in SPEC.parameters if p.training}
+    card = models.ModelCard("m", "deep_similarity", parameters, SPACING, SHAPE)
+    save_model(tmp_path / "m.safetensors", taught, card)
+    return tmp_path
+
+
+def moved_at_random(batch, count, most=20.0, seed=3):
+    """Motions with errors up to `most`, with the images as they move them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        points = surface_points(batch.fixed, 200).expand(count, -1, -1)
+        motions, errors = motions_of_error(points, most * torch.rand(count), SPACING)
+    images = batch.moving.expand(count, -1, -1, -1, -1)
+    return motions, errors, moved_by(images, motions.float(), None)
+
+
+def test_estimates_are_the_errors_in_mm(taught):
+    batch = aligned()
+    _, errors, moved = moved_at_random(batch, 60)
+    with torch.no_grad():
+        found = taught(batch.fixed.expand_as(moved), moved)
+    r = torch.corrcoef(torch.stack([found, errors.float()]))[0, 1]
+    assert r > 0.85
+    assert (found - errors).abs().mean() < 3.0
+    with torch.no_grad():
+        assert float(taught(batch.fixed, batch.moving)) < 4.0
+
+
+def test_the_loss_is_the_squared_error_in_units_of_the_range():
+    system, batch = make(range_mm=16.0, candidates=40), aligned()
+    network = system.build().eval()  # says 8 mm of everything
+    torch.manual_seed(1)
+    value = float(system.training_loss(network, batch)["squared_error"].detach())
+    # The variance of even numbers from 0 to 1 is a twelfth.
+    assert value == pytest.approx(1.0 / 12.0, rel=0.35)
+
+
+def test_a_known_displacement_is_the_truth_of_a_pair():
+    # A pair that lies 15 mm apart, with its truth, is a pair that is aligned.
+    batch = aligned()
+    shift = torch.tensor([3.0, 0.0, 0.0]).view(1, 3, 1, 1, 1).expand(1, 3, *batch.shape)
+    matrix = torch.eye(4)[None].clone()
+    matrix[0, 0, 3] = -3.0
+    apart = replace(batch, moving=moved_by(batch.moving, matrix, None), truth=shift)
+    seen = []
+
+    def network(fixed, moved):
+        seen.append((fixed, moved))
+        return torch.full((len(moved),), 1.0)
+
+    system = make(range_mm=0.1, candidates=2)
+    system.training_loss(network, apart)
+    fixed, moved = seen[0]
+    unlike = (moved - batch.moving).abs().mean()
+    assert unlike < 0.15 * (apart.moving - batch.moving).abs().mean()
+    assert torch.equal(fixed[:1], batch.fixed)
+
+
+def test_a_pair_without_truth_teaches_by_its_single_images():
+    batch = replace(aligned(), truth=None)
+    seen = []
+
+    def network(fixed, moved):
+        seen.append(fixed)
+        return torch.full((len(moved),), 1.0)
+
+    make(candidates=2).training_loss(network, batch)
+    assert torch.equal(seen[0][::2], torch.cat([batch.fixed, batch.moving]))
+
+
+def test_registration_lowers_the_true_error(taught):
+    batch = aligned()
+    system = make(generations=25, population=16)
+    motions, _, moved = moved_at_random(batch, 6, seed=5)
+    points = surface_points(batch.fixed, 200)
+    before, after = [], []
+    for motion, image in zip(motions, moved):
+        with torch.no_grad():
+            found = system.predict(taught, batch.fixed, image[None], SPACING)
+        truth = torch.linalg.inv(motion)
+        still = torch.eye(4, dtype=torch.float64)
+        before.append(float(target_error_mm(points, still[None], truth[None], SPACING)))
+        after.append(float(target_error_mm(points, found.linear[None], truth[None], SPACING)))
+        linear = found.linear[:3, :3]
+        assert torch.allclose(linear.T @ linear, torch.eye(3).double(), atol=1e-9)
+        assert found.values["estimated_tre_mm"] <= found.values["estimated_tre_before_mm"]
+    assert np.median(after) < 0.5 * np.median(before)
+
+
+def test_what_has_not_learned_leaves_the_start_alone():
+    batch, system = aligned(), make()
+    network = system.build().eval()
+    found = system.predict(network, batch.fixed, batch.moving, SPACING)
+    assert torch.equal(found.linear, torch.eye(4, dtype=torch.float64))
+    assert found.values["moved"] is False
+    start = torch.eye(4, dtype=torch.float64)
+    start[0, 3] = 2.5
+    assert torch.equal(
+        system.search(network, batch.fixed, batch.moving, SPACING, start).linear, start
+    )
+
+
+def test_prediction_repeats_and_leaves_random_numbers_alone(taught):
+    batch, system = aligned(), make(generations=3, iterations=3)
+    _, _, moved = moved_at_random(batch, 1)
+    before = torch.get_rng_state()
+    one, same = (system.predict(taught, batch.fixed, moved, SPACING).linear for _ in range(2))
+    assert torch.equal(one, same) and torch.equal(before, torch.get_rng_state())
+
+
+def test_registers_an_oblique_pair_from_far_away(model):
+    truth = pairs.known_matrix((0.2, -0.15, 0.2), (4.0, -3.0, 2.5))
+    pair = pairs.make_pair(truth)
+    # The moving image lies far beyond the grid; its center of mass leads there.
+    shift = np.eye(4)
+    shift[:3, 3] = 60.0, 20.0, -30.0
+    grid = Grid(pair.moving.grid.shape, shift @ pair.moving.grid.voxel_to_ras)
+    pair, truth = replace(pair, moving=replace(pair.moving, grid=grid)), shift @ truth
+    start = mass_start(pair)
+    result = make(generations=25, population=16).register(pair, Progress())
+    assert result.transform.is_linear
+    assert pairs.error_mm(start, truth) < 0.2 * pairs.error_mm(Transform(), truth)
+    assert pairs.error_mm(result.transform, truth) < pairs.error_mm(start, truth)
+    values = result.provenance["values"]
+    assert values["estimated_tre_mm"] < values["estimated_tre_before_mm"]
+
+
+def test_estimate_of_any_linear_alignment(model):
+    matrix = pairs.known_matrix()
+    pair, system = pairs.make_pair(matrix), make()
+    right = system.estimate(pair, Transform(matrix))
+    values = [right]
+    for size in (6.0, 14.0):
+        wrong = matrix.copy()
+        wrong[:3, 3] += (size, 0.0, 0.0)
+        values.append(system.estimate(pair, Transform(wrong)))
+    assert values == sorted(values) and values[0] < 5.0 and values[2] > values[0] + 5.0
+    stretched = matrix.copy()
+    stretched[:3, :3] *= 1.02
+    assert system.estimate(pair, Transform(stretched)) == pytest.approx(right, abs=3.0)
+    assert estimated_tre_mm(pair, Transform(matrix)) == pytest.approx(right, abs=1.0)
+    # What the pair starts from has no part in it.
+    initial = replace(pair, initial=Transform(np.diag([1.0, 1.0, 1.0, 1.0]) + np.eye(4, k=3) * 30))
+    assert system.estimate(initial, Transform(matrix)) == right
+
+
+def test_estimate_needs_a_model_and_a_linear_alignment(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
+    monkeypatch.setattr(models, "SHIPPED", ())
+    pair = pairs.make_pair()
+    assert make().estimate(pair) is None and estimated_tre_mm(pair) is None
+    with pytest.raises(ParameterError):
+        estimated_tre_mm(pair, model="none")
+    grid = pair.fixed.grid
+    bent = Transform(np.eye(4), Field(torch.zeros(1, 3, *grid.shape), grid))
+    with pytest.raises(InputError, match="linear"):
+        make().estimate(pair, bent)
+
+
+def test_trained_by_the_trainer(tmp_path):
+    from training_doubles import Blobs
+
+    from DeepRegLib.training.settings import TrainingSettings
+    from DeepRegLib.training.trainer import Trainer
+
+    system = make(channels=(4, 4), candidates=4, generations=1, population=4, iterations=1,
+                  passes=1, reach_mm=5.0)  # fmt: skip
+    system.multiple = 4
+    source = system.source(Blobs(), tmp_path, Progress())
+    settings = TrainingSettings(steps=6, validate_every=6, device="cpu")
+    result = Trainer(system, source, settings, tmp_path).run()
+    assert result.ended == "complete" and "error_mm" in result.figures
+    batch = source.draw(1, torch.Generator().manual_seed(0))
+    assert isinstance(batch, Batch) and batch.truth is not None
