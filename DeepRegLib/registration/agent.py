@@ -155,7 +155,7 @@ class Episode:
 
 
 #: Says for a transform which action to take, with its motion; None to rest.
-Policy = Callable[[Tensor], "tuple[int, Tensor] | None"]
+Policy = Callable[[Tensor], tuple[int, Tensor] | None]
 
 
 def follow(

@@ -103,7 +103,7 @@ class RigidSearch:
 
     def _measured(self, parameters: Tensor) -> Tensor:
         """Returns the values (N,) of parameters (N, 6)."""
-        matrices = self._matrices(parameters).to(self._fixed)
+        matrices = self._matrices(parameters).to(self._fixed.device, torch.float32)
         shape = (len(matrices), *self._fixed.shape[1:])
         moved = moved_by(self._moving.expand(shape), matrices, None)
         return self._measure(self._fixed.expand(shape), moved)

@@ -100,8 +100,9 @@ class KnownAlignment:
         labels = batch.moving_labels
         if labels is not None:
             labels = sample(labels, source, "nearest", padding="fill")
-        # moved back by the inverse, the moving image is where it was.
-        truth = apply_affine(torch.linalg.inv(motion).float(), where) - where
+        # Moved back by the inverse, the moving image is where it was.
+        before = where if batch.truth is None else where + batch.truth
+        truth = apply_affine(torch.linalg.inv(motion).float(), before) - where
         return replace(batch, moving=sample(batch.moving, source, padding="fill"), truth=truth,
                        moving_labels=labels, momentum=None)  # fmt: skip
 

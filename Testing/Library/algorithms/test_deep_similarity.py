@@ -105,11 +105,11 @@ def test_the_loss_is_the_squared_error_in_units_of_the_range():
 
 
 def test_a_known_displacement_is_the_truth_of_a_pair():
-    # A pair that lies 15 mm apart, with its truth, is a pair that is aligned.
+    # A pair that lies 10 mm apart, with its truth, is a pair that is aligned.
     batch = aligned()
-    shift = torch.tensor([3.0, 0.0, 0.0]).view(1, 3, 1, 1, 1).expand(1, 3, *batch.shape)
+    shift = torch.tensor([2.0, 0.0, 0.0]).view(1, 3, 1, 1, 1).expand(1, 3, *batch.shape)
     matrix = torch.eye(4)[None].clone()
-    matrix[0, 0, 3] = -3.0
+    matrix[0, 0, 3] = -2.0
     apart = replace(batch, moving=moved_by(batch.moving, matrix, None), truth=shift)
     seen = []
 

@@ -149,7 +149,7 @@ def test_states_are_seen_with_the_truth_composed():
     assert torch.allclose(seen_fixed[0], batch.fixed[0], atol=1e-5)
     inner = (slice(None), slice(None), *(slice(3, -3),) * 3)
     off = (seen_moved - batch.moving)[inner].abs().mean()
-    assert off < 0.3 * (moved - batch.moving)[inner].abs().mean()
+    assert off < 0.4 * (moved - batch.moving)[inner].abs().mean()
 
 
 def test_values_are_regressed_on_those_of_the_truth():
