@@ -126,7 +126,7 @@ def registration(algorithm: Trainable, network: nn.Module) -> Figures:
 
 
 def bent(image: Tensor, generator: torch.Generator, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Returns a bent image and u, in voxels, that brings it back: bent(x + u(x)) is the image."""
+    """Returns an image that is bent, and u in voxels: the bent one at x + u(x) is the image."""
     noise = gaussian_smooth(torch.randn(1, 3, *grid.shape, generator=generator), 4.0)
     velocity = noise * (_MOST_MM / SPACING_MM / noise.norm(dim=1).max())
     back = Transform(np.eye(4), Field(exponential(-velocity), grid))

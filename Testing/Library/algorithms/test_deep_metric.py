@@ -107,7 +107,7 @@ def test_held_out_patches_are_told_apart_and_the_profile_is_least_without_a_shif
         image = texture(seed)
         return Batch(image, other_contrast(100.0 * image) / 100.0, 3.0)
 
-    system, network = metric_images.trained("deep_metric", pair(0), 150, scales=(1,))
+    _, network = metric_images.trained("deep_metric", pair(0), 150, scales=(1,))
     held = pair(9)
     torch.manual_seed(0)
     assert separation(network, held.fixed, held.moving, 200, 2, 8) > 0.9
