@@ -151,6 +151,7 @@ def write_modes(
     count: int = 3,
     deviations: Sequence[float] = DEVIATIONS,
     suffix: str = ".h5",
+    inverse: bool = False,
 ) -> Path:
     """Writes what is known of a population, and transforms along its leading modes.
 
@@ -162,6 +163,7 @@ def write_modes(
         count: Number of modes; fewer are written if there are fewer.
         deviations: Where along a mode, in standard deviations.
         suffix: Kind of the transforms; see `io.itk_transform.write_transform`.
+        inverse: Whether the transforms are the inverses, which make subjects of the fixed image.
 
     Returns:
         ``modes.json``.
@@ -178,7 +180,7 @@ def write_modes(
         for step, deviation in enumerate(deviations, start=1):
             name = f"mode_{mode + 1}_step_{step}{suffix}"
             files.append({"mode": mode + 1, "deviation": float(deviation), "file": name})
-            writers.append((name, _transform_writer(modes, mode, deviation)))
+            writers.append((name, _transform_writer(modes, mode, deviation, inverse)))
     known = modes.coefficients.tolist()
     rows = [
         {"name": name, **{f"mode_{k}": round(v, 6) for k, v in enumerate(values, start=1)}}
@@ -317,9 +319,11 @@ def write_folder(folder: PathLike, writers: Sequence[Writer]) -> None:
         raise
 
 
-def _transform_writer(modes: FieldModes, mode: int, deviation: float) -> Callable[[Path], None]:
+def _transform_writer(
+    modes: FieldModes, mode: int, deviation: float, inverse: bool
+) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        (transform,) = modes.along(mode, [deviation])
+        (transform,) = modes.along(mode, [deviation], inverse)
         assert transform.field is not None
         # ITK does nothing beyond the field and VTK repeats its edge; at rest, both agree.
         resting = Transform(transform.linear, transform.field.faded(1))

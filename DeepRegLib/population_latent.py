@@ -31,6 +31,7 @@ from .io.files import PathLike
 from .io.images import write_image
 from .io.itk_transform import write_transform
 from .operations import warp_image
+from .outputs import Writer
 from .pipeline import _settled, choose_device
 from .population import Named, displacement_on, table_writer, write_folder
 from .registration.base import Event, Image, ImagePair, Progress
@@ -262,7 +263,8 @@ def write_samples(drawn: Sequence[Transported], folder: PathLike, image: str = "
     Raises:
         FileFormatError: If the folder is not empty, or cannot be written to.
     """
-    rows, writers = [], []
+    rows: list[dict[str, Any]] = []
+    writers: list[Writer] = []
     for number, one in enumerate(drawn, start=1):
         row: dict[str, Any] = {"name": f"sample_{number:03d}"}
         row["transform"] = f"{row['name']}.h5"

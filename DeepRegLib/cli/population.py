@@ -75,6 +75,8 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     _add_kind(parser)
     parser.add_argument("--transform-type", default=".h5", metavar="SUFFIX", dest="suffix",
                         help="of the transforms along the modes (default .h5)")  # fmt: skip
+    text = "write the inverses, which make subjects of the fixed image"
+    parser.add_argument("--inverse", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="the figures, as JSON")
     parser.set_defaults(execute=_modes)
 
@@ -179,7 +181,7 @@ def _modes(chosen: argparse.Namespace) -> int:
     deviations = _deviations(chosen.deviations) if chosen.deviations else DEVIATIONS
     check_new_folder(chosen.output)
     fields = _read(chosen)
-    file = write_modes(fields, chosen.output, count, deviations, suffix)
+    file = write_modes(fields, chosen.output, count, deviations, suffix, chosen.inverse)
     if chosen.json:
         print(json.dumps(fields.summary(), indent=2))
     else:

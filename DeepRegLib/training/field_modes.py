@@ -25,6 +25,7 @@ from torch import Tensor
 from ..errors import InputError, ParameterError
 from ..geometry.field import Field
 from ..geometry.grid import Grid
+from ..geometry.inverse import invert_displacement
 from ..geometry.transform import Transform
 from ..geometry.velocity import exponential
 from ..networks.blocks import resized_vectors
@@ -149,20 +150,31 @@ class FieldModes:
         """Returns the root mean square length of the fields' deviations from their mean."""
         return math.sqrt(self.total / self._counted)
 
-    def transform(self, coefficients: Sequence[float]) -> Transform:
-        """Returns the deformation with given coefficients along the first modes; the rest are 0."""
+    def transform(self, coefficients: Sequence[float], inverse: bool = False) -> Transform:
+        """Returns the deformation with given coefficients along the first modes; the rest are 0.
+
+        Args:
+            coefficients: In standard deviations.
+            inverse: Whether to return its inverse. Pulled back through that, the fixed image looks
+                like the subject; pulled back through the deformation itself, a subject looks like
+                the fixed image.
+        """
         field = self.mean
         for number, coefficient in enumerate(coefficients):
             if coefficient:
                 field = field + float(coefficient) * self.mode(number)
         if self.kind == "velocity":
-            field = exponential(field)
+            field = exponential(-field if inverse else field)
+        elif inverse:
+            field, _ = invert_displacement(field)
         return Transform(np.eye(4), Field(field, self.grid))
 
-    def along(self, mode: int, deviations: Sequence[float]) -> list[Transform]:
+    def along(
+        self, mode: int, deviations: Sequence[float], inverse: bool = False
+    ) -> list[Transform]:
         """Returns deformations along one mode, at so many standard deviations from the mean."""
         self.mode(mode)
-        return [self.transform([0.0] * mode + [d]) for d in deviations]
+        return [self.transform([0.0] * mode + [d], inverse) for d in deviations]
 
     def ranking(self, share: float = SHARE) -> list[Atypicality]:
         """Compares each field with the modes of all the others; the most atypical comes first.

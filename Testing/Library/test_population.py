@@ -18,6 +18,7 @@ from DeepRegLib.geometry.jacobian import jacobian_determinant
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import write_image
 from DeepRegLib.io.itk_transform import read_transform, write_transform
+from DeepRegLib.losses.inverse_consistency import inverse_residual
 from DeepRegLib.training.field_modes import FieldModes, count_for
 
 SHAPE = (14, 18, 12)
@@ -100,6 +101,20 @@ def test_outside_the_object_nothing_counts_but_modes_go_on():
     modes = make(noisy, inside=inside)
     assert modes.count_for(0.99) == 2 < make(noisy).count_for(0.99)
     assert modes.mode(0)[(~inside).expand(1, 3, *SHAPE)].abs().max() > 0.1
+
+
+def test_inverses_undo_deformations():
+    fields, _ = two_modes()
+    for kind in ("displacement", "velocity"):
+        modes = make(fields, kind=kind)
+        there, back = (
+            modes.along(0, [1.0], inverse=inverse)[0].field.displacement
+            for inverse in (False, True)
+        )
+        assert there.norm(dim=1).max() > 0.5
+        inner = (slice(None), slice(None), *(slice(3, -3),) * 3)
+        miss = inverse_residual(there, back)[inner].norm(dim=1).mean()
+        assert miss < 0.05 < inverse_residual(there, there)[inner].norm(dim=1).mean()
 
 
 def test_velocities_give_deformations_that_can_be_inverted():
