@@ -196,7 +196,9 @@ def _pmrn(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
 
 _VXM = Variant(algorithm="vxm")
 PLANS: dict[str, Plan] = {
-    "vxm": Plan({"full": Variant(), "without smoothness": Variant({"smoothness": 0.0})}, _vxm),
+    "vxm": Plan(
+        {"full": Variant(), "without smoothness": Variant({"smoothness": 0.0})}, _vxm, steps=3000
+    ),
     "vxm_prob": Plan(
         {"full": Variant(), "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
         extra=("inverse", "uncertainty"),

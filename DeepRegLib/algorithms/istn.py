@@ -12,7 +12,7 @@ transform:
 - istn_i: that, and implicitly ITN(M) o phi and s_F, s_M o phi and ITN(F).
 
 The learned maps look alike where the structures agree, so that a trained model can go on with the
-very pair: `pair_steps` of Adam on the weights of the STN lower the squared difference of ITN(M) o
+very pair: `pair_steps` steps on the weights of the STN lower the squared difference of ITN(M) o
 phi and ITN(F), without any labels. The ITN stays as it is. (The STN alone has only the images to
 compare.) The maps come along as ``representation`` and ``moving_representation``.
 

@@ -71,7 +71,8 @@ def warp(
         matrix: 3 x 4 or 4 x 4 matrix; without it image and field share a grid.
 
     Returns:
-        Moved image (B, C, *out) in the type of the image, or None.
+        Moved image (B, C, *out) in the wider type of both, or None: an image that is kept in half
+        precision comes out in float32.
 
     Raises:
         GeometryError: If the shapes do not fit.

@@ -157,7 +157,7 @@ def sample_volumes(
     """Starts the sampling kernel; see `operations` for what the forms mean."""
     image, source = dense(image), dense(source)
     batch, shape, out_shape = common_batch(image, source), image.shape[2:], source.shape[2:]
-    dtype = torch.promote_types(image.dtype, source.dtype) if added else image.dtype
+    dtype = torch.promote_types(image.dtype, source.dtype) if displaced else image.dtype
     out = torch.empty((batch, image.shape[1], *out_shape), dtype=dtype, device=image.device)
     inside = None
     if counted:

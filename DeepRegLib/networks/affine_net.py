@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import convolved
+from .blocks import convolved, result_layer
 from .dual_stream import first_layout
 
 #: Voxels that the translation moves for an output of one; rotations and scales move the rim of an
@@ -39,7 +39,7 @@ class AffineNetwork(nn.Module):
         inputs = [1, *[channels] * (blocks - 1)]
         self.convolutions = nn.ModuleList(nn.Conv3d(i, channels, 3, padding=1) for i in inputs)
         self.dense = nn.ModuleList([nn.Linear(2 * channels, hidden), nn.Linear(hidden, hidden)])
-        self.heads = nn.Linear(hidden, 12)
+        self.heads = result_layer(nn.Linear(hidden, 12))
         start_weights(self)
         nn.init.normal_(self.heads.weight, 0.0, 1e-3)
 

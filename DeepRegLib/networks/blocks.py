@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ class Head(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.convolution = nn.Conv3d(inputs, outputs, width, padding=width // 2, bias=bias)
+        layer = nn.Conv3d(inputs, outputs, width, padding=width // 2, bias=bias)
+        self.convolution = result_layer(layer)
         nn.init.normal_(self.convolution.weight, 0.0, spread)
         if self.convolution.bias is not None:
             nn.init.constant_(self.convolution.bias, start)
@@ -91,6 +93,18 @@ class Head(nn.Module):
         # Half precision has steps of a 30th of a voxel at 4 voxels: too coarse for vectors.
         with torch.autocast(features.device.type, enabled=False):
             return convolved(features.float(), self.convolution).contiguous()
+
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
+
+
+def result_layer(layer: _Layer) -> _Layer:
+    """Marks a layer as the last one, whose outputs are what the network says; returns it.
+
+    The optimizer treats it with more care than hidden layers; see `optimizer.hidden_weights`.
+    """
+    layer.gives_result = True  # type: ignore[assignment]
+    return layer
 
 
 class Doubling(nn.Module):

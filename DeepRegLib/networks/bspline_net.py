@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..geometry.bspline import BSplineLattice, apply_along_axes
 from ..geometry.grid import Grid
 from .affine_net import start_weights
-from .blocks import convolved
+from .blocks import convolved, result_layer
 from .dual_stream import check_multiple, first_layout
 
 #: Share of the spacing below which no vectors at control points can make a cubic B-spline fold
@@ -44,7 +44,7 @@ class SplineNetwork(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv3d(i, channels, 3, padding=1) for i in inputs)
         self.corners = nn.Conv3d(channels, 2 * channels, 2, padding=2)
         self.dense = nn.Conv3d(2 * channels, 2 * channels, 1)
-        self.vectors = nn.Conv3d(2 * channels, 3, 1)
+        self.vectors = result_layer(nn.Conv3d(2 * channels, 3, 1))
         start_weights(self)
         nn.init.zeros_(self.vectors.weight)
 

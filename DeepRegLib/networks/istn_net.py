@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..geometry.affine import rotation_from_vector
 from ..geometry.bspline import BSplineLattice
 from .affine_net import center_of
-from .blocks import Convolution, Doubling, convolved
+from .blocks import Convolution, Doubling, convolved, result_layer
 from .bspline_net import unit_lattice
 from .composite import moved_by
 from .dual_stream import first_layout
@@ -93,7 +93,7 @@ class SpatialTransformer(nn.Module):
         for layer in [*self.convolutions, self.dense]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        self.numbers = nn.Linear(_HIDDEN, numbers)
+        self.numbers = result_layer(nn.Linear(_HIDDEN, numbers))
         nn.init.zeros_(self.numbers.weight)
         nn.init.zeros_(self.numbers.bias)
 

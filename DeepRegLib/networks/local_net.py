@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..geometry.sampling import resize_image
-from .blocks import Doubling, Head, convolved, pair_input
+from .blocks import Doubling, Head, convolved, pair_input, result_layer
 from .composite import moved_by
 from .dual_stream import check_multiple
 
@@ -182,7 +182,7 @@ class GlobalNet(nn.Module):
         super().__init__()
         widths = [channels * 2**level for level in range(DEPTH)]
         self.encoder = Encoder(2, widths)
-        self.numbers = nn.Linear(widths[-1] * _CELLS**3, 12)
+        self.numbers = result_layer(nn.Linear(widths[-1] * _CELLS**3, 12))
         nn.init.zeros_(self.numbers.weight)
         nn.init.zeros_(self.numbers.bias)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import GeometryError, ParameterError
-from .blocks import Convolution, Doubling
+from .blocks import Convolution, Doubling, result_layer
 
 #: Slope of the leaky rectifier for negative values, as in the other networks.
 _LEAK = 0.2
@@ -57,7 +57,7 @@ class SegmentationNet(nn.Module):
             self.doubling.append(Doubling(channels, channels))
             self.up.append(_Pair(channels + ends.pop(), *decoder[level : level + 2]))
             channels = decoder[level + 1]
-        self.classes = nn.Linear(channels, classes)
+        self.classes = result_layer(nn.Linear(channels, classes))
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the logits of the classes.

@@ -59,7 +59,7 @@ class LearnedRegistration(Trainable):
     fits_labels: bool = False
     #: Learning rate of the steps on a pair, with the weights of a model and with random ones.
     pair_rate: float = 1e-4
-    scratch_rate: float = 1e-3
+    scratch_rate: float = 5e-4
 
     @property
     def key(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..networks.optimizer import network_optimizer
 from .trainable import Batch, Stage, Trainable, total
 
 #: Share of the steps after which the learning rate begins to fall, and what it falls to.
@@ -24,15 +25,17 @@ class FitSettings:
     """How a network is fitted to a pair.
 
     Args:
-        steps: Number of Adam steps (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
-        rate: Learning rate; it falls over the second half.
+        steps: Number of steps.
+        rate: Learning rate of Adam, and Muon's with it; it falls over the second half.
         from_scratch: Whether the weights are random, so that all training stages are gone through;
             else its `pair_modules` learn at once, in a stage called ``pair``.
+        optimizer: ``muon`` or ``adam``; see `networks.optimizer`.
     """
 
     steps: int
     rate: float
     from_scratch: bool = False
+    optimizer: str = "muon"
 
 
 def fit(
@@ -86,7 +89,7 @@ class _StageRun:
         for name in stage.modules:
             network.get_submodule(name).requires_grad_(True)
         learning = [p for p in network.parameters() if p.requires_grad]
-        self._adam = torch.optim.Adam(learning, lr=self._rate)
+        self._optimizer = network_optimizer(settings.optimizer, network, learning, self._rate)
 
     def go(
         self, batches: Sequence[Batch], report: Report | None, history: list[dict[str, Any]]
@@ -116,12 +119,11 @@ class _StageRun:
 
     def _step(self, batch: Batch, step: int) -> float:
         done = step / max(self._steps - 1, 1)
-        for group in self._adam.param_groups:
-            group["lr"] = self._rate * _falling(done)
+        self._optimizer.set_rate(self._rate * _falling(done))
         loss = self._loss(replace(batch, step=step), done if self._from_scratch else 1.0)
-        self._adam.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._adam.step()
+        self._optimizer.step()
         return float(loss.detach())
 
     def _loss(self, batch: Batch, fraction: float) -> Tensor:

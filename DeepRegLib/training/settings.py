@@ -9,6 +9,7 @@ from ..errors import ParameterError
 from ..spec import Parameter
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("muon", "adam")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -22,6 +23,7 @@ class TrainingSettings:
 
     steps: int = 1000
     batch: int = 1
+    optimizer: str = "muon"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup: int = 20
@@ -60,7 +62,9 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("steps", _D.steps, "Steps of the optimizer, all stages together.",
               minimum=1, maximum=10_000_000),
     Parameter("batch", _D.batch, "Pairs that are computed at once.", minimum=1, maximum=4096),
-    Parameter("learning_rate", _D.learning_rate, "Largest step size of Adam.",
+    Parameter("optimizer", _D.optimizer, "Muon for the hidden layers and Adam for the rest, or "
+              "Adam alone, which needs several times as many steps.", choices=OPTIMIZERS),
+    Parameter("learning_rate", _D.learning_rate, "Largest step size of Adam; that of Muon follows.",
               minimum=1e-9, maximum=10.0),
     Parameter("schedule", _D.schedule, "Step size over a stage: constant, or falling to a "
               "hundredth along half a cosine.", choices=SCHEDULES),

@@ -1,4 +1,4 @@
-"""One step of a training: pairs, gradients of the loss, and Adam."""
+"""One step of a training: pairs, gradients of the loss, and the optimizer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..networks.optimizer import network_optimizer
 from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Trainable, total
 from .distributed import World, unsynchronized
@@ -116,7 +117,9 @@ class Stepper:
         # Running means of normalizations change in the forward pass already.
         self._running = [b for name, b in network.named_buffers() if "running_" in name]
         self._objective = world.wrap(_Objective(algorithm, network, device.type, half), device)
-        self._optimizer = torch.optim.Adam(self._weights, lr=settings.learning_rate)
+        self._optimizer = network_optimizer(
+            settings.optimizer, network, self._weights, settings.learning_rate
+        )
         self._scaler = torch.amp.GradScaler(
             device.type, init_scale=_FIRST_SCALE, enabled=half is torch.float16
         )  # fmt: skip
@@ -126,8 +129,7 @@ class Stepper:
         rate = learning_rate(
             self._settings, done, self._part.count, self._part.stage.rate
         )
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._optimizer.set_rate(rate)
         self._optimizer.zero_grad(set_to_none=True)
         before = [buffer.clone() for buffer in self._running]
         figures = self._gradients(done)
@@ -154,7 +156,7 @@ class Stepper:
         for weight, values in self._optimizer.state.items():
             for name, value in values.items():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    # Files know no memory layout; Adam is fast where it is that of the weights.
+                    # Files know no memory layout; steps are fast where it is that of the weights.
                     values[name] = torch.empty_like(weight).copy_(value)
         if scaler:
             self._scaler.load_state_dict(scaler)

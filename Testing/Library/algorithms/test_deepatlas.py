@@ -405,7 +405,8 @@ def test_a_training_goes_through_all_stages(tmp_path, precision, steps):
     assert system.labels == (4, 17)
     torch.manual_seed(0)
     before = system.build().state_dict()
-    settings = TrainingSettings(steps=steps, precision=precision, accumulate=2, learning_rate=2e-2)
+    settings = TrainingSettings(steps=steps, precision=precision, accumulate=2, learning_rate=2e-2,
+                                optimizer="adam")  # fmt: skip
     result = Trainer(system, Few(), settings, tmp_path).run()
     assert result.ended == "complete" and result.steps == steps
     rows = [row for row in result.history if row["kind"] == "training"]

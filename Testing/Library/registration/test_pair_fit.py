@@ -1,5 +1,7 @@
 """The fit of a network to one pair."""
 
+import functools
+
 import torch
 from torch import nn
 
@@ -39,13 +41,15 @@ class Valley(LearnedRegistration):
         return Prediction()
 
 
+#: The large steps that a network of two weights bears are Adam's.
+quick = functools.partial(FitSettings, optimizer="adam")
 BATCH = Batch(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8), 2.0)
 
 
 def test_the_fit_goes_through_the_stages_of_a_training():
     system = Valley()
     network = system.build()
-    history = fit(system, network, [BATCH], FitSettings(400, 0.05, from_scratch=True))
+    history = fit(system, network, [BATCH], quick(400, 0.05, from_scratch=True))
     assert abs(float(network.first.weight) - 1.0) < 0.05
     assert abs(float(network.second.weight) + 2.0) < 0.05
     names = [stage for stage, *_ in system.seen]
@@ -62,7 +66,7 @@ def test_the_fit_goes_through_the_stages_of_a_training():
 def test_a_trained_network_is_fitted_as_a_whole():
     system = Valley()
     network = system.build()
-    fit(system, network, [BATCH], FitSettings(5, 0.05))
+    fit(system, network, [BATCH], quick(5, 0.05))
     assert float(network.first.weight) > 0.0 > float(network.second.weight)
     assert {(name, fraction) for name, fraction, *_ in system.seen} == {("pair", 1.0)}
 
@@ -73,7 +77,7 @@ def test_a_system_may_leave_parts_of_a_trained_network_alone():
 
     system = Half()
     network = system.build()
-    fit(system, network, [BATCH], FitSettings(200, 0.05))
+    fit(system, network, [BATCH], quick(200, 0.05))
     assert float(network.first.weight) == 0.0 and abs(float(network.second.weight) + 2.0) < 0.05
     assert {name for name, *_ in system.seen} == {"pair"}
 
@@ -90,13 +94,13 @@ def test_the_best_weights_are_kept():
         states.append(network.first.weight.item())
         return False
 
-    fit(system, network, [BATCH], FitSettings(5, 0.0), report)
+    fit(system, network, [BATCH], quick(5, 0.0), report)
     assert float(network.first.weight) == states[1]
 
 
 def test_a_loss_that_is_no_number_ends_the_fit_with_the_best():
     system = Valley(losses=[5.0, 4.0, float("nan"), 1.0])
     network = system.build()
-    history = fit(system, network, [BATCH], FitSettings(4, 0.01))
+    history = fit(system, network, [BATCH], quick(4, 0.01))
     assert [entry["value"] for entry in history] == [5.0, 4.0]
     assert torch.isfinite(network.first.weight).all()
