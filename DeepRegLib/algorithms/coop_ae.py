@@ -198,10 +198,12 @@ class Algorithm(LearnedRegistration):
 
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""
-        names = ("encoder", "decoder", "final", "autoencoder")
-        parts = (tuple(self.values[name]) for name in names)
-        cells = tuple(self.values["cells"])
-        return channels_last(CooperativeNetwork(*parts, int(self.values["latent"]), cells))
+        v = self.values
+        network = CooperativeNetwork(
+            tuple(v["encoder"]), tuple(v["decoder"]), tuple(v["final"]), tuple(v["autoencoder"]),
+            int(v["latent"]), tuple(v["cells"]),
+        )  # fmt: skip
+        return channels_last(network)
 
     def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms of the objective; see `registration.trainable.Trainable`.

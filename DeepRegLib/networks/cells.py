@@ -32,7 +32,8 @@ class CellReader(nn.Module):
         self, channels: int, cells: Sequence[int], numbers: int, starts: Sequence[float] = (0.0,)
     ) -> None:
         super().__init__()
-        self._cells = [int(n) for n in cells]
+        a, b, c = (int(n) for n in cells)
+        self._cells = (a, b, c)
         self.layers = nn.ModuleList()
         for start in starts:
             layer = nn.Linear(channels * math.prod(self._cells), numbers)

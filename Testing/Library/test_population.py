@@ -13,12 +13,11 @@ from support import make_grid, smooth_displacement
 from DeepRegLib import population
 from DeepRegLib.cli import population as command
 from DeepRegLib.errors import DeepRegError, FileFormatError, InputError, ParameterError
-from DeepRegLib.geometry.field import Field
+from DeepRegLib.geometry.field import Field, compose_displacements
 from DeepRegLib.geometry.jacobian import jacobian_determinant
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import write_image
 from DeepRegLib.io.itk_transform import read_transform, write_transform
-from DeepRegLib.losses.inverse_consistency import inverse_residual
 from DeepRegLib.training.field_modes import FieldModes, count_for
 
 SHAPE = (14, 18, 12)
@@ -113,8 +112,9 @@ def test_inverses_undo_deformations():
         )
         assert there.norm(dim=1).max() > 0.5
         inner = (slice(None), slice(None), *(slice(3, -3),) * 3)
-        miss = inverse_residual(there, back)[inner].norm(dim=1).mean()
-        assert miss < 0.05 < inverse_residual(there, there)[inner].norm(dim=1).mean()
+        miss = compose_displacements(there, back)[inner].norm(dim=1).mean()
+        negated = compose_displacements(there, -there)[inner].norm(dim=1).mean()
+        assert miss < 0.05 and negated > 2 * miss, kind
 
 
 def test_velocities_give_deformations_that_can_be_inverted():
@@ -202,8 +202,9 @@ def test_velocities_are_logarithms():
     modes = population.read_fields(named, GRID, kind="velocity")
     again = modes.transform(modes.coefficients[0].tolist()).field.displacement
     inner = (slice(None), slice(None), *(slice(3, -3),) * 3)
-    assert (again[inner] - fields[:1][inner]).norm(dim=1).mean() < 0.03
-    assert not torch.allclose(modes.fields[0], fields[0], atol=1e-2)
+    miss = (again[inner] - fields[:1][inner]).norm(dim=1).mean()
+    # Taken for displacements, the velocities are farther from the truth.
+    assert miss < 0.1 and (modes.fields[:1] - fields[:1])[inner].norm(dim=1).mean() > 3 * miss
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import smooth_displacement
 
-from DeepRegLib import models
+from DeepRegLib import models, population_latent
 from DeepRegLib.algorithms import coop_ae, cvae
 from DeepRegLib.cli import population as command
 from DeepRegLib.errors import DeepRegError, InputError, ParameterError
@@ -25,6 +25,8 @@ from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.operations import warp_image
 from DeepRegLib.population_latent import LatentModel, judge_fields, transport
+from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.compose import stage_values
 
 SMALL = {
     "cvae": {"encoder": (4, 8, 4), "decoder": (8, 8), "final": 8, "cells": (3, 3, 3), "latent": 5},
@@ -123,7 +125,11 @@ def test_transport_encodes_one_pair_and_decodes_for_another_subject():
     assert apart.abs().max() > 1e-3
 
 
-def test_the_subject_is_aligned_by_itself():
+def test_the_subject_is_aligned_by_itself(monkeypatch):
+    quick = {"initialization": "stored", "samples": 3000, "sizes": (12, 24)}
+    monkeypatch.setattr(
+        population_latent, "stage_values", lambda keys: stage_values(keys, "fast", quick)
+    )
     shift = np.eye(4)
     shift[:3, 3] = [6.0, -5.0, 4.0]
     fixed = pairs.make_image(pairs.fixed_grid())
@@ -131,8 +137,6 @@ def test_the_subject_is_aligned_by_itself():
     events = []
 
     def given(alignment, **words):
-        from DeepRegLib.registration.base import Progress
-
         return transport(fixed, fixed, subject, alignment=alignment, device="cpu",
                          initial_transform=np.eye(4), progress=Progress(events.append),
                          **words).transform.field.displacement  # fmt: skip
@@ -144,7 +148,8 @@ def test_the_subject_is_aligned_by_itself():
     assert (aligned - exact).norm(dim=1).mean() < 0.5 * (loose - exact).norm(dim=1).mean()
 
 
-def test_drawn_codes_deform_without_folds_and_repeat():
+def test_drawn_codes_deform_without_folds_and_repeat(folder):
+    put(folder, cvae, 0.03)  # of a size that a trained decoder has
     image = pairs.make_image(pairs.fixed_grid())
     latent = LatentModel(device="cpu")
     three, again = latent.sample(image, 3, seed=4), latent.sample(image, 2, seed=4)

@@ -136,22 +136,28 @@ def test_codes_are_drawn_in_training_and_are_their_mean_in_use():
     assert torch.equal(there, found.displacement)
 
 
-def test_every_code_decodes_to_a_map_that_can_be_inverted():
+@pytest.mark.parametrize(("bound", "least", "most"), [(6.0, 5.0, 0.5), (2.0, 1.5, 0.05)])
+def test_every_code_decodes_to_a_map_that_can_be_inverted(bound, least, most):
     shape = (24, 28, 20)
-    # What random weights give is rougher than anything that a trained decoder does.
-    system = make(smoothing=3.0, bound=6.0, squarings=4)
+    # What random weights give is rougher than anything that a trained decoder does; the inverse
+    # of a few squarings misses by more the farther it leads.
+    system = make(smoothing=3.0, bound=bound, squarings=4)
     network = loud(system, 3.0)
     codes = 2.0 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     moving = torch.rand(1, 1, *shape).expand(4, -1, -1, -1, -1)
     with torch.no_grad():
         there, back = system.decode(network, codes, moving)
-    assert there.norm(dim=1).max() > 0.8 and jacobian_determinant(there).min() > 0
+    assert there.norm(dim=1).max() > least and jacobian_determinant(there).min() > 0
     assert jacobian_determinant(back).min() > 0
     inner = (slice(None), slice(None), *(slice(5, -5),) * 3)
     miss = inverse_residual(there, back)[inner].norm(dim=1).mean()
     negated = inverse_residual(there, -there)[inner].norm(dim=1).mean()
-    assert miss < 0.05 and negated > 3 * miss
-    # The smoothing and the squarings are what prevents folds.
+    assert miss < most and negated > 5 * miss
+
+
+def test_smoothing_and_squarings_are_what_prevents_folds():
+    codes = 2.0 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    moving = torch.rand(4, 1, 24, 28, 20)
     rough = make(smoothing=0.5, bound=6.0, squarings=1)
     with torch.no_grad():
         folded, _ = rough.decode(loud(rough, 3.0), codes, moving)
@@ -202,7 +208,7 @@ def test_the_decoder_keeps_the_meaning_of_codes_while_a_pair_is_fitted(shifted):
 @pytest.mark.parametrize("name", ["lncc", "mse"])
 def test_learns_a_shift_in_the_right_direction(name, shifted, learn, shift_at_object):
     system = make(similarity=name, likelihood=1e5)
-    network, first, last = learn(system, shifted, steps=60, rate=1e-2)
+    network, first, last = learn(system, shifted, steps=40, rate=1e-2)
     network.eval()
     found = system.predict(network, shifted.fixed, shifted.moving, 3.0)
     shift = shift_at_object(found.displacement.detach(), shifted)
