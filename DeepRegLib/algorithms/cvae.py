@@ -15,14 +15,16 @@ deformations are transported from subject to subject (`encode`, `decode`, and
 When the weights are fitted to a pair, the encoder alone learns, so that a code keeps its meaning.
 
 Differences from the publications: the bound is divided by the weight w of the likelihood; local
-correlation is the squared one of cubes, without smooth windows; the multi-scale terms compare
-images of the velocities' resolutions and have one weight; the dense layers read and write a lattice
-of cells, so that a model takes images larger than those of its training (the codes of such images
-compare less well); the bound of the velocity is given in voxels.
+correlation is the squared one of cubes, without smooth windows; the multi-scale terms have one
+weight; the finest velocity has half the resolution of the images, as
+its Gaussian leaves nothing that would need more (`coarsening` 1 is the publication); the dense
+layers read and write a lattice of cells, so that a model takes images larger than those of its
+training (the codes of such images compare less well); the bound of the velocity is in voxels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from ..errors import ParameterError
 from ..geometry.sampling import resize_image
 from ..geometry.velocity import exponential
 from ..losses import similarity
-from ..networks.blocks import channels_last, warped
+from ..networks.blocks import channels_last, resized_vectors, warped
 from ..networks.latent_net import LatentNetwork
 from ..registration.learned import LearnedRegistration
 from ..registration.trainable import Batch, Prediction
@@ -136,6 +138,16 @@ SPEC = AlgorithmSpec(
             training=True,
         ),
         Parameter(
+            name="coarsening",
+            default=2,
+            minimum=1,
+            maximum=4,
+            help="Voxels of the images for each voxel of the velocity along an axis; 1 is the "
+            "publication and takes four times as long.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
             name="squarings",
             default=4,
             minimum=1,
@@ -158,7 +170,7 @@ SPEC = AlgorithmSpec(
             default=(32, 32, 32),
             minimum=1,
             maximum=512,
-            help="Channels of the decoder, from its coarsest resolution up to the full one.",
+            help="Channels of the decoder, from its coarsest resolution to that of the velocity.",
             advanced=True,
             training=True,
         ),
@@ -202,7 +214,7 @@ class Algorithm(LearnedRegistration):
         v = self.values
         network = LatentNetwork(
             int(v["latent"]), tuple(v["encoder"]), tuple(v["decoder"]), int(v["final"]),
-            tuple(v["cells"]), float(v["bound"]), float(v["smoothing"]),
+            tuple(v["cells"]), float(v["bound"]), float(v["smoothing"]), int(v["coarsening"]),
         )  # fmt: skip
         return channels_last(network)
 
@@ -213,9 +225,9 @@ class Algorithm(LearnedRegistration):
         measure = similarity(self.values["similarity"], **options)
         unlike = []
         for velocity in velocities:
-            shape = velocity.shape[2:]
+            shape = batch.shape if velocity is velocities[-1] else velocity.shape[2:]
             fixed, moving = (resize_image(image, shape) for image in (batch.fixed, batch.moving))
-            there, back = self._integrated(velocity)
+            there, back = self._integrated(velocity, shape)
             unlike += [measure(fixed, warped(moving, there)), measure(moving, warped(fixed, back))]
         return {
             "similarity": torch.stack(unlike).mean(),
@@ -264,12 +276,14 @@ class Algorithm(LearnedRegistration):
             (B, 3, *shape) in voxels.
         """
         velocity = network.get_submodule("decoder")(code, moving)[-1]
-        return self._integrated(velocity)
+        return self._integrated(velocity, moving.shape[2:])
 
-    def _integrated(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the exponentials of a velocity and of its negative."""
+    def _integrated(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Returns the exponentials of a velocity and of its negative, on a grid of a shape."""
         steps = int(self.values["squarings"])
-        return exponential(velocity, steps), exponential(-velocity, steps)
+        found = (exponential(v, steps) for v in (velocity, -velocity))
+        there, back = (resized_vectors(u, shape) for u in found)
+        return there, back
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

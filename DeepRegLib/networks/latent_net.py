@@ -24,11 +24,12 @@ class LatentNetwork(nn.Module):
     Args:
         latent: Numbers of the code.
         encoder: Channels of the encoder's convolutions; all but the last halve the grid.
-        decoder: Channels of the decoder, from its coarsest resolution to the full one.
+        decoder: Channels of the decoder, from its coarsest resolution to its finest.
         final: Channels of the last convolution before the velocity.
         cells: Lattice of the dense layers along each tensor axis.
-        bound: Largest velocity along an axis, in voxels of the full grid.
+        bound: Largest velocity along an axis, in voxels of the images.
         smoothing: Standard deviation of the Gaussian that smooths the velocity, likewise.
+        coarsening: Voxels of the images for each voxel of the finest velocity, along an axis.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class LatentNetwork(nn.Module):
         cells: Sequence[int],
         bound: float,
         smoothing: float,
+        coarsening: int,
     ) -> None:
         super().__init__()
         self.encoder = PairEncoder(latent, encoder, cells)
-        self.decoder = VelocityDecoder(latent, decoder, final, cells, bound, smoothing)
+        self.decoder = VelocityDecoder(latent, decoder, final, cells, bound, smoothing, coarsening)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encodes a pair and decodes a code that is drawn in training, else its mean.
@@ -95,11 +97,12 @@ class VelocityDecoder(nn.Module):
 
     Args:
         latent: Numbers of the code.
-        channels: Channels from the coarsest resolution to the full one.
+        channels: Channels from the coarsest resolution to the finest.
         final: Channels of the last convolution before the velocity.
         cells: Lattice that the dense layer writes.
-        bound: Largest velocity along an axis, in voxels of the full grid.
+        bound: Largest velocity along an axis, in voxels of the images.
         smoothing: Standard deviation of the Gaussian, likewise.
+        coarsening: Voxels of the images for each voxel of the finest velocity, along an axis.
     """
 
     def __init__(
@@ -110,9 +113,10 @@ class VelocityDecoder(nn.Module):
         cells: Sequence[int],
         bound: float,
         smoothing: float,
+        coarsening: int,
     ) -> None:
         super().__init__()
-        self._bound, self._smoothing = bound, smoothing
+        self._bound, self._smoothing, self._finest = bound, smoothing, coarsening
         self.cells = CellWriter(latent, channels[0], cells)
         self.levels = nn.ModuleList(
             Convolution(i + 1, o) for i, o in zip([channels[0], *channels], channels)
@@ -124,14 +128,14 @@ class VelocityDecoder(nn.Module):
         """Decodes codes (B, latent) for moving images (B, 1, *shape).
 
         Returns:
-            Velocities from the coarsest resolution to the full one, (B, 3, *size) in voxels of
-            their own grid.
+            Velocities from the coarsest resolution to the finest, (B, 3, *size) in voxels of their
+            own grid.
         """
         shape, coarsest = moving.shape[2:], len(self.levels) - 1
         features: Tensor | None = None
         velocities = []
         for level, (layer, head) in enumerate(zip(self.levels, self.heads)):
-            smaller = 2 ** (coarsest - level)
+            smaller = self._finest * 2 ** (coarsest - level)
             size = [-(-n // smaller) for n in shape]
             if features is None:
                 features = self.cells(code, size)

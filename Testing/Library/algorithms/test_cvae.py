@@ -16,7 +16,7 @@ from DeepRegLib.geometry.velocity import exponential
 from DeepRegLib.losses import similarity
 from DeepRegLib.losses.inverse_consistency import inverse_residual
 from DeepRegLib.models import ModelCard
-from DeepRegLib.networks.blocks import warped
+from DeepRegLib.networks.blocks import resized_vectors, warped
 from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.pair_fit import FitSettings, fit
@@ -63,8 +63,8 @@ def test_begins_with_the_identity_on_any_shape(shape):
     fixed, moving = torch.rand(2, 1, 1, *shape)
     mean, log_variance, velocities = network(fixed, moving)
     assert mean.shape == log_variance.shape == (1, 6)
-    half = tuple(-(-n // 2) for n in shape)
-    assert [tuple(v.shape) for v in velocities] == [(1, 3, *half), (1, 3, *shape)]
+    quarter, half = (tuple(-(-n // smaller) for n in shape) for smaller in (4, 2))
+    assert [tuple(v.shape) for v in velocities] == [(1, 3, *quarter), (1, 3, *half)]
     found = system.predict(network, fixed, moving, 2.0)
     assert found.displacement.shape == found.inverse.shape == (1, 3, *shape)
     assert found.displacement.abs().max() < 0.01
@@ -93,18 +93,18 @@ def test_divergence_is_that_of_normal_numbers():
 
 @pytest.mark.parametrize("name", ["lncc", "mse"])
 def test_objective_is_symmetric_at_all_resolutions(name):
-    shapes = [(7, 8, 9), (14, 16, 18)]
-    velocities = [smooth(s, 1.0, i) for i, s in enumerate(shapes)]
-    fixed, moving = torch.rand(2, 1, 1, *shapes[1])
+    velocities = [smooth(s, 1.0, i) for i, s in enumerate([(7, 8, 9), (14, 16, 18)])]
+    fixed, moving = torch.rand(2, 1, 1, 28, 32, 36)
     system = make(similarity=name, likelihood=100.0, radius=1)
     found = torch.full((1, 6), 0.5), torch.full((1, 6), -1.0), velocities
     terms = system.training_loss(Stands(*found), Batch(fixed, moving, 2.0))
     measure = similarity(name, radius=1) if name == "lncc" else similarity(name)
     expected = []
-    for v in velocities:
-        f, m = (resize_image(image, v.shape[2:]) for image in (fixed, moving))
-        expected.append(measure(f, warped(m, exponential(v, 4))))
-        expected.append(measure(m, warped(f, exponential(-v, 4))))
+    # The finest one is compared at the resolution of the images.
+    for v, shape in zip(velocities, [(7, 8, 9), (28, 32, 36)]):
+        f, m = (resize_image(image, shape) for image in (fixed, moving))
+        there, back = (resized_vectors(exponential(sign * v, 4), shape) for sign in (1, -1))
+        expected += [measure(f, warped(m, there)), measure(m, warped(f, back))]
     assert set(terms) == {"similarity", "divergence"}
     assert terms["similarity"].item() == pytest.approx(sum(expected).item() / 4, rel=1e-5)
     kl = divergence(*found[:2]).item() / 100.0
@@ -158,21 +158,26 @@ def test_every_code_decodes_to_a_map_that_can_be_inverted(bound, least, most):
 def test_smoothing_and_squarings_are_what_prevents_folds():
     codes = 2.0 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     moving = torch.rand(4, 1, 24, 28, 20)
-    rough = make(smoothing=0.5, bound=6.0, squarings=1)
+    rough = make(smoothing=0.5, bound=6.0, squarings=1, coarsening=1)
     with torch.no_grad():
         folded, _ = rough.decode(loud(rough, 3.0), codes, moving)
     assert jacobian_determinant(folded).min() < 0
 
 
-def test_the_bound_holds_in_voxels_of_the_full_grid_at_each_resolution():
-    system = make(bound=4.0, decoder=(8, 8, 8))
+@pytest.mark.parametrize("coarsening", [1, 2])
+def test_the_bound_holds_in_voxels_of_the_images_at_each_resolution(coarsening):
+    system = make(bound=4.0, decoder=(8, 8, 8), coarsening=coarsening)
     network = system.build().eval()
     for head in network.decoder.heads:
         torch.nn.init.constant_(head.convolution.bias, 50.0)
-    velocities = network.decoder(torch.zeros(1, 6), torch.rand(1, 1, 16, 20, 24))
-    assert [tuple(v.shape[2:]) for v in velocities] == [(4, 5, 6), (8, 10, 12), (16, 20, 24)]
-    for smaller, velocity in zip((4, 2, 1), velocities):
+    moving = torch.rand(1, 1, 16, 24, 32)
+    velocities = network.decoder(torch.zeros(1, 6), moving)
+    for smaller, velocity in zip((4 * coarsening, 2 * coarsening, coarsening), velocities):
+        assert tuple(velocity.shape[2:]) == (16 // smaller, 24 // smaller, 32 // smaller)
         assert torch.allclose(velocity, torch.full_like(velocity, 4.0 / smaller), atol=1e-4)
+    there, _ = system.decode(network, torch.zeros(1, 6), moving)
+    middle = there[0, :, 4, 10, 14]
+    assert torch.allclose(middle, torch.full((3,), 4.0), atol=1e-3)
 
 
 def test_the_decoder_looks_at_the_moving_image_and_never_at_the_fixed_one():
