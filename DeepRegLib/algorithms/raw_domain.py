@@ -97,7 +97,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="smoothness",
-            default=0.02,
+            default=0.1,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared gradient of the velocity; larger is smoother.",

@@ -76,7 +76,7 @@ def _add_register(parser: argparse.ArgumentParser) -> None:
 
 
 def _register(chosen: argparse.Namespace) -> int:
-    settings = parsed_settings(chosen.settings)
+    settings: dict[str, Any] = {**parsed_settings(chosen.settings)}
     from ..api import output_kinds
     from ..io.images import write_image
     from ..outputs import check_outputs

@@ -27,7 +27,7 @@ from ..networks.error_net import STEPS, ErrorNetwork
 from ..registration.base import ImagePair, Progress, Result
 from ..registration.learned import LearnedRegistration
 from ..registration.source import BatchSource
-from ..registration.trainable import Batch, Prediction
+from ..registration.trainable import Batch, Prediction, Stage
 from ..spec import AlgorithmSpec, Needs, Outputs, Parameter, Reference
 from ..training.residual_pairs import Residual, ResidualPairs, registered_people
 
@@ -137,11 +137,20 @@ SPEC = AlgorithmSpec(
             training=True,
         ),
         Parameter(
-            name="patches",
+            name="mixed",
             default=8,
             minimum=1,
             maximum=1000,
-            help="Patches of each pair in a step of the training.",
+            help="Pairs that are mixed in a step of the training, times those of a batch.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
+            name="patches",
+            default=2,
+            minimum=1,
+            maximum=1000,
+            help="Patches of each of them.",
             advanced=True,
             training=True,
         ),
@@ -178,6 +187,8 @@ SPEC = AlgorithmSpec(
 
 #: Above this, an image shows something.
 _SHOWN = 0.05
+#: Stage of a training in which the statistics of batch normalization stay as they are.
+_SETTLED = "settled"
 #: Share of the largest error that an untrained network says.
 _FIRST = 0.3
 
@@ -217,6 +228,13 @@ class Algorithm(LearnedRegistration):
         network = ErrorNetwork(tuple(v["channels"]), tuple(v["hidden"]), int(v["window"]), start)
         return channels_last(network)
 
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns two stages: in the last one, the statistics of batch normalization stay.
+
+        The network is then trained as it is used, when whole volumes are judged.
+        """
+        return Stage("patches", 0.6), Stage(_SETTLED, 0.4, rate=0.3)
+
     def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
         """Returns pairs that are registered, but for a known displacement."""
         v = self.values
@@ -227,7 +245,7 @@ class Algorithm(LearnedRegistration):
         if residual.registered > 0.0:
             count, engine = int(v["registered_pairs"]), str(v["engine"])
             people = registered_people(pairs, count, engine, folder, progress)
-        return ResidualPairs(pairs, residual, people)
+        return ResidualPairs(pairs, residual, people, int(v["mixed"]))
 
     def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns the squared difference from the known error, mm², over random patches."""
@@ -238,7 +256,7 @@ class Algorithm(LearnedRegistration):
         whole = torch.cat([pair, self.error_mm(batch), shown], dim=1)
         patches = self._patches(whole)
         field = 4 * int(self.values["window"]) + 12
-        said = network(patches[:, :2])
+        said = network(patches[:, :2], settled=batch.stage == _SETTLED)
         # The middle of a patch lies between eight voxels.
         first = field // 2 - 1
         where = [slice(first, first + 4 * (n - 1) + 1, 4) for n in said.shape[2:]]

@@ -22,6 +22,8 @@ from ..geometry.sampling import sample, voxel_coordinates
 STEPS = (1, 2, 4)
 #: Voxels of the volume that are judged at once; more would need much memory.
 _MOST = 3_000_000
+#: Share of a batch in the running statistics: few patches tell little of all.
+_MOMENTUM = 0.05
 
 
 class Layer(nn.Module):
@@ -36,7 +38,7 @@ class Layer(nn.Module):
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
         self.convolution = nn.Conv3d(inputs, outputs, width, bias=False)
-        self.normalization = nn.BatchNorm3d(outputs)
+        self.normalization = nn.BatchNorm3d(outputs, momentum=_MOMENTUM)
         nn.init.kaiming_normal_(self.convolution.weight, nonlinearity="relu")
 
     def forward(self, features: Tensor, dilation: int, settled: bool) -> Tensor:

@@ -162,22 +162,22 @@ def frequencies(grid: Grid) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0)[None, None]
 
 
-def smooth_phase(samples: Tensor, mask: Tensor) -> Tensor:
-    """Returns the phase of an image as its fully sampled center tells it, as unit numbers.
+def smooth_phase(samples: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the phase of an image as its low frequencies tell it, as unit numbers.
 
     The phase of an image changes slowly (fields, coils), so a few low frequencies know it; a Hann
     window keeps them from ringing (McGibney et al. 1993, doi:10.1002/mrm.1910300109).
 
     Args:
-        samples: K-space, (1, 1, *shape), zero where nothing was sampled.
-        mask: What was sampled, (1, 1, *shape), bool.
+        samples: K-space, (1, 1, *shape).
+        sizes: How many samples along each axis count, around frequency zero.
 
     Returns:
         (1, 1, *shape), complex64, of length one.
     """
     shape = samples.shape[2:]
     window = torch.ones((), device=samples.device)
-    for axis, size in enumerate(_whole_center(mask)):
+    for axis, size in enumerate(sizes):
         n = shape[axis]
         ramp = torch.zeros(n, device=samples.device)
         start = n // 2 - size // 2
@@ -234,10 +234,13 @@ def _radius(sizes: Sequence[int]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0) / math.sqrt(len(sizes))
 
 
-def _whole_center(mask: Tensor) -> tuple[int, int, int]:
+def whole_center(mask: Tensor) -> tuple[int, int, int]:
     """Returns the sizes of the largest block around the middle that is fully sampled.
 
     Axes that are whole everywhere are not cut, so the block is as long as they are.
+
+    Args:
+        mask: What was sampled, (1, 1, *shape), bool.
     """
     shape = mask.shape[2:]
     rest = mask[0, 0]

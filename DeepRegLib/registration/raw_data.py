@@ -107,8 +107,8 @@ class RawData:
         taken = np.broadcast_to(taken, kspace.shape) if taken.ndim == 3 else taken
         if not centered:
             kspace, taken = np.fft.fftshift(kspace), np.fft.fftshift(taken)
-        samples = torch.from_numpy(np.ascontiguousarray(kspace, np.complex64))[None, None]
-        where = torch.from_numpy(np.ascontiguousarray(taken, bool))[None, None]
+        samples = torch.from_numpy(np.array(kspace, np.complex64, order="C"))[None, None]
+        where = torch.from_numpy(np.array(taken, bool, order="C"))[None, None]
         if where.shape == samples.shape:
             samples = samples * where
         return cls(samples, where, grid)

@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ from .kspace import (
     low_resolution_grid,
     low_resolution_shape,
     middle,
+    smooth_phase,
     to_image,
     to_kspace,
 )
@@ -57,6 +58,8 @@ from .raw_scan import Scan
 _COARSER = 2
 #: Smoothing of the steps and fading rim, in voxels of the velocity.
 _SIGMA, _RIM = 1.0, 3
+#: Least samples along an axis that tell the phase of a scan.
+_LOW = 8
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,7 @@ class RawEngine:
         costs = np.array([n / f**3 for n, f in zip(s.iterations, s.factors)])
         ends = np.concatenate([[0.0], np.cumsum(costs) / max(costs.sum(), 1e-9)])
         for index, factor in enumerate(s.factors):
+            scan = scan if found is None else rephased(scan, found)
             level = RawLevel(scan, low_resolution_shape(grid, factor), s.emphasis)
             velocity = Velocity(level, found, s.step, scan.device)
             run = _Run(index, (ends[index], ends[index + 1]), start, pair.fixed.grid, progress)
@@ -313,16 +317,9 @@ def reconstructed(
     """
     raw = scan.raw
     level = RawLevel(scan, raw.grid.shape, settings.emphasis)
-    still = voxel_coordinates(raw.grid.shape, scan.device) * 0.0
-    bend = still
-    if velocity is not None:
-        finest = Field(exponential(velocity.displacement), velocity.grid)
-        bend = finest.on_grid(level.grid).displacement
-    guess = level.predicted(bend)
-    zero = [n // 2 for n in raw.grid.shape]
-    taken = raw.mask.clone()
-    taken[0, 0, zero[0], zero[1], zero[2]] = False
-    guess = guess * best_factor(guess * taken, raw.samples * taken)
+    still = torch.zeros(1, 3, *raw.grid.shape, device=scan.device)
+    bend = still if velocity is None else _bend(velocity, raw.grid)
+    guess = _scaled(raw, level.predicted(bend))
     whole = to_image(fused(raw.samples, raw.mask, guess, settings.trust))
     # Magnitudes, in the units of the scan.
     images = {
@@ -337,6 +334,35 @@ def reconstructed(
         "unexplained": round(float(level(bend)), 5),
     }
     return extras, figures
+
+
+def rephased(scan: Scan, velocity: Field) -> Scan:
+    """Returns a scan whose phase is known better, now that the fixed image is bent onto it.
+
+    The bent image tells the magnitude of what was not sampled, so that more frequencies than the
+    fully sampled center tell the phase.
+    """
+    if scan.phase is None:
+        return scan
+    raw = scan.raw
+    with torch.no_grad():
+        level = RawLevel(scan, raw.grid.shape, 0.0)
+        guess = _scaled(raw, level.predicted(_bend(velocity, raw.grid)))
+        sizes = [max(_LOW, n // 4) if n > _LOW else n for n in raw.grid.shape]
+        return replace(scan, phase=smooth_phase(fused(raw.samples, raw.mask, guess), sizes))
+
+
+def _bend(velocity: Field, grid: Grid) -> Tensor:
+    """Returns the displacement of a velocity on another grid, in its voxels."""
+    return Field(exponential(velocity.displacement), velocity.grid).on_grid(grid).displacement
+
+
+def _scaled(raw: RawData, guess: Tensor) -> Tensor:
+    """Returns a k-space times the factor that brings it nearest to the samples."""
+    taken = raw.mask.clone()
+    a, b, c = (n // 2 for n in raw.grid.shape)
+    taken[0, 0, a, b, c] = False
+    return guess * best_factor(guess * taken, raw.samples * taken)
 
 
 def _lowered(image: Tensor, shape: tuple[int, int, int]) -> Tensor:

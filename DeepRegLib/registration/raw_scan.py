@@ -12,7 +12,7 @@ from ..geometry.grid import Grid, invert_matrix
 from ..geometry.inverse import invert
 from ..geometry.transform import Transform
 from .base import Image, ImagePair
-from .kspace import smooth_phase
+from .kspace import smooth_phase, whole_center
 from .model_frame import onto_frame
 from .preprocess import mask_on_grid, rescale_intensity, subsample
 from .raw_data import RawData
@@ -91,7 +91,7 @@ def measured_scan(pair: ImagePair, raw: RawData, origin: str) -> Scan:
             "the one that the scanner made of these data."
         )
     raw = RawData(raw.samples, raw.mask, pair.moving.grid).to(pair.device)
-    phase = smooth_phase(raw.samples, raw.mask)
+    phase = smooth_phase(raw.samples, whole_center(raw.mask))
     return Scan(raw, _reference(pair, raw.grid), phase=phase, origin=origin)
 
 

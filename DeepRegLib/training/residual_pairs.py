@@ -28,8 +28,7 @@ from ..registration.model_frame import ModelFrame
 from ..registration.source import BatchSource
 from ..registration.trainable import Batch
 from .augment import Augmentation, evenly, smooth_noise, uniform
-from .model_source import images_of
-from .shape_model_fit import LEAST, FieldMaker, ModelSettings
+from .shape_model_fit import FieldMaker, ModelSettings
 
 #: Seed of the pairs for validation.
 _VALIDATION_SEED = 20180502
@@ -38,7 +37,7 @@ _SQUARINGS = 5
 #: Distance in mm over which velocities become strong or weak, and how sharply.
 _GATE_MM, _SHARPNESS = 60.0, 4.0
 #: Changes of intensity of each image for itself.
-SHADES = Augmentation(gamma=0.15, contrast=0.1, bias=0.15, noise=0.03)
+SHADES = Augmentation(gamma=0.1, contrast=0.05, bias=0.1, noise=0.02)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Residual:
         size_mm: Largest standard deviation of the velocities, at each of their widths.
         widths_mm: Distances over which they change; they add up.
         blur_voxel: Largest standard deviation of the blur that resampling leaves in a moved image.
-        registered: Probability that a batch shows two people whom an algorithm registered.
+        registered: Probability that a pair shows two people whom an algorithm registered.
 
     Raises:
         InputError: If a number is negative, or there is no width.
@@ -119,6 +118,8 @@ class ResidualPairs:
         pairs: Where the images come from.
         residual: How large errors are.
         people: Registered pairs, if there are some.
+        mixed: Pairs in place of each that is asked for. Statistics of a batch (batch normalization)
+            know nothing of the size of errors if it holds one pair alone.
     """
 
     def __init__(
@@ -126,8 +127,10 @@ class ResidualPairs:
         pairs: BatchSource,
         residual: Residual | None = None,
         people: RegisteredPeople | None = None,
+        mixed: int = 1,
     ) -> None:
         self._pairs, self._residual, self._people = pairs, residual or Residual(), people
+        self._mixed = mixed
 
     @property
     def frame(self) -> ModelFrame:
@@ -135,10 +138,23 @@ class ResidualPairs:
         return self._pairs.frame
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """Returns `count` pairs for one training step, on the CPU."""
-        if self._people is not None and uniform(generator) < self._residual.registered:
-            return self._apart(*self._people.draw(count, generator), generator)
-        return self._of_batch(self._pairs.draw(count, generator), generator)
+        """Returns `count` pairs, times as many as are mixed, for one training step, on the CPU."""
+        count, of_people = count * self._mixed, 0
+        if self._people is not None:
+            chances = torch.rand(count, generator=generator)
+            of_people = int((chances < self._residual.registered).sum())
+        parts = []
+        if of_people and self._people is not None:
+            drawn = self._people.draw(of_people, generator)
+            parts.append(self._apart(*drawn, generator))
+        if count > of_people:
+            batch = self._pairs.draw(count - of_people, generator)
+            parts.append(self._of_batch(batch, generator))
+        fixed, moving, truth = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("fixed", "moving", "truth")
+        )
+        return Batch(fixed, moving, self.frame.spacing_mm, truth=truth)
 
     def validation(self) -> Sequence[Batch]:
         """Returns the pairs that validation uses, one pair a batch; the same at each call."""
@@ -151,7 +167,7 @@ class ResidualPairs:
 
     def labeled(self) -> ResidualPairs:
         """Returns the same with labeled pairs only; see `registration.source.BatchSource`."""
-        return ResidualPairs(self._pairs.labeled(), self._residual, self._people)
+        return ResidualPairs(self._pairs.labeled(), self._residual, self._people, self._mixed)
 
     def describe(self) -> dict[str, Any]:
         """Returns what the card of a model says of the data."""
@@ -160,6 +176,7 @@ class ResidualPairs:
             **self._pairs.describe(),
             "residual": asdict(self._residual),
             "registered_pairs": count,
+            "mixed": self._mixed,
         }
 
     def _of_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -199,10 +216,10 @@ def registered_people(
         Cancelled: If the user cancelled; what was found is kept.
     """
     prepared: Any = getattr(pairs, "prepared", None)
-    if count < 1 or prepared is None or len(prepared()[0]) < LEAST:
+    if count < 1 or prepared is None:
         return None
     train = prepared()[0]
-    found = images_of(pairs)
+    images = [train.image(i) for i in range(len(train))]
     groups = [train.subjects[i].group for i in range(len(train))]
     every = [
         (i, j) for i in range(len(groups)) for j in range(len(groups)) if groups[i] != groups[j]
@@ -214,9 +231,9 @@ def registered_people(
     progress.message(f"{count} pairs are registered, to learn from what is left of them.")
     settings = ModelSettings(engine=engine)
     inner = Progress(lambda event: _forward(event, progress))
-    maker = FieldMaker(found.grid, settings, folder, inner, choose_device("auto")[0])
-    fields = maker.displacements([(found.images[i], found.images[j]) for i, j in chosen])
-    return RegisteredPeople(torch.cat(found.images), chosen, fields)
+    maker = FieldMaker(train.grid, settings, folder, inner, choose_device("auto")[0])
+    fields = maker.displacements([(images[i], images[j]) for i, j in chosen])
+    return RegisteredPeople(torch.cat(images), chosen, fields)
 
 
 def _forward(event: Event, progress: Progress) -> None:

@@ -106,8 +106,8 @@ def test_figures_and_histogram(monkeypatch):
     points = pairs.voxel_points(pair.fixed.grid)
     inside = np.linalg.norm(points / [20.0, 24.0, 22.0], axis=-1) < 1.0
     values = found.error.numpy()
-    assert (values[inside & (points[..., 0] > 6.0)] == 4.0).all()
-    assert (values[inside & (points[..., 0] < -6.0)] == 0.0).all()
+    assert np.allclose(values[inside & (points[..., 0] > 6.0)], 4.0, atol=1e-3)
+    assert np.allclose(values[inside & (points[..., 0] < -6.0)], 0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_images_that_do_not_meet_cannot_be_judged(monkeypatch):
     away[:3, 3] = 500.0
     with pytest.raises(InputError, match="direction"):
         check_registration(pair.fixed, pair.moving, away)
-    away[:3, 3] = 40.0
+    away[:3, 3] = (55.0, 0.0, 0.0)
     found = check_registration(pair.fixed, pair.moving, away)
     assert found.verdict == "red" and "inside the moving" in found.sentence
 

@@ -21,6 +21,7 @@ from DeepRegLib.registration.kspace import (
     smooth_phase,
     to_image,
     to_kspace,
+    whole_center,
 )
 from DeepRegLib.registration.raw_data import RawData, read_raw, write_raw
 
@@ -53,7 +54,7 @@ def test_phases_count_from_the_middle_voxel():
 def test_masks_have_the_acceleration_and_a_whole_center(pattern, shape):
     mask = cartesian_mask(shape, 4.0, 0.1, pattern)
     assert mask.shape == (1, 1, *shape) and mask.dtype == torch.bool
-    assert mask.numel() / int(mask.sum()) == pytest.approx(4.0, rel=0.08)
+    assert mask.numel() / int(mask.sum()) == pytest.approx(4.0, rel=0.1)
     readout = int(np.argmax(shape))
     first = mask[0, 0].narrow(readout, 0, 1)
     assert (mask[0, 0] == first).all()  # every sample of a readout, or none
@@ -136,7 +137,7 @@ def test_a_smooth_phase_is_found_in_the_center(acceleration):
     ramp = torch.from_numpy(voxel_points(grid) @ [0.03, -0.05, 0.02]).float()[None, None]
     mask = cartesian_mask(shape, acceleration, 0.2)
     samples = to_kspace(magnitude * torch.exp(1j * (ramp + 0.7))) * mask
-    found = smooth_phase(samples, mask)
+    found = smooth_phase(samples, whole_center(mask))
     assert torch.allclose(found.abs(), torch.ones_like(magnitude), atol=1e-4)
     off = torch.angle(found * torch.exp(-1j * (ramp + 0.7)))
     assert off[:, :, 4:-4, 4:-4, 4:-4].abs().max() < 0.25
