@@ -16,10 +16,11 @@ When the weights are fitted to a pair, the encoder alone learns, so that a code 
 
 Differences from the publications: the bound is divided by the weight w of the likelihood; local
 correlation is the squared one of cubes, without smooth windows; the multi-scale terms have one
-weight; the finest velocity has half the resolution of the images, as
-its Gaussian leaves nothing that would need more (`coarsening` 1 is the publication); the dense
-layers read and write a lattice of cells, so that a model takes images larger than those of its
-training (the codes of such images compare less well); the bound of the velocity is in voxels.
+weight; the Gaussian is 1.5 voxels wide, not 3, because voxels of 2 or 3 mm take the place of finer
+ones; the finest velocity has half the resolution of the images, as its Gaussian leaves little that
+would need more (`coarsening` 1 is the publication); the dense layers read and write a lattice of
+cells, so that a model takes images larger than those of its training (the codes of such images
+compare less well); the bound of the velocity is in voxels.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="bound",
-            default=6.0,
+            default=4.0,
             minimum=0.1,
             maximum=100.0,
             unit="voxel",
@@ -129,7 +130,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="smoothing",
-            default=3.0,
+            default=1.5,
             minimum=0.5,
             maximum=20.0,
             unit="voxel",

@@ -26,18 +26,24 @@ class CellReader(nn.Module):
         cells: Cells along each tensor axis.
         numbers: Numbers of each dense layer.
         starts: Value that each layer begins around; one layer for each.
+        spreads: Size of its weights at the beginning; 1 keeps the variance of the features.
     """
 
     def __init__(
-        self, channels: int, cells: Sequence[int], numbers: int, starts: Sequence[float] = (0.0,)
+        self,
+        channels: int,
+        cells: Sequence[int],
+        numbers: int,
+        starts: Sequence[float] = (0.0,),
+        spreads: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         a, b, c = (int(n) for n in cells)
         self._cells = (a, b, c)
         self.layers = nn.ModuleList()
-        for start in starts:
+        for start, spread in zip(starts, spreads):
             layer = nn.Linear(channels * math.prod(self._cells), numbers)
-            nn.init.normal_(layer.weight, 0.0, 0.5 * layer.in_features**-0.5)
+            nn.init.normal_(layer.weight, 0.0, spread * layer.in_features**-0.5)
             nn.init.constant_(layer.bias, start)
             self.layers.append(layer)
 

@@ -15,7 +15,9 @@ from .blocks import Convolution, Head, enlarged, pair_input
 from .cells import CellReader, CellWriter
 
 #: Logarithm of the variance of the code before training.
-_START = -3.0
+_START = -6.0
+#: Size of the weights that end in the mean and in that logarithm: a pair has to show in its code.
+_SPREADS = (2.0, 0.1)
 
 
 class LatentNetwork(nn.Module):
@@ -79,7 +81,7 @@ class PairEncoder(nn.Module):
                 for level, (i, o) in enumerate(zip([2, *channels], channels))
             )
         )
-        self.numbers = CellReader(channels[-1], cells, latent, (0.0, _START))
+        self.numbers = CellReader(channels[-1], cells, latent, (0.0, _START), _SPREADS)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and logarithm of the variance, (B, latent), float32."""

@@ -136,12 +136,12 @@ def test_codes_are_drawn_in_training_and_are_their_mean_in_use():
     assert torch.equal(there, found.displacement)
 
 
-@pytest.mark.parametrize(("bound", "least", "most"), [(6.0, 5.0, 0.5), (2.0, 1.5, 0.05)])
+@pytest.mark.parametrize(("bound", "least", "most"), [(4.0, 4.0, 0.5), (1.0, 0.8, 0.05)])
 def test_every_code_decodes_to_a_map_that_can_be_inverted(bound, least, most):
     shape = (24, 28, 20)
     # What random weights give is rougher than anything that a trained decoder does; the inverse
     # of a few squarings misses by more the farther it leads.
-    system = make(smoothing=3.0, bound=bound, squarings=4)
+    system = make(smoothing=1.5, bound=bound, squarings=4)
     network = loud(system, 3.0)
     codes = 2.0 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     moving = torch.rand(1, 1, *shape).expand(4, -1, -1, -1, -1)
@@ -152,13 +152,13 @@ def test_every_code_decodes_to_a_map_that_can_be_inverted(bound, least, most):
     inner = (slice(None), slice(None), *(slice(5, -5),) * 3)
     miss = inverse_residual(there, back)[inner].norm(dim=1).mean()
     negated = inverse_residual(there, -there)[inner].norm(dim=1).mean()
-    assert miss < most and negated > 5 * miss
+    assert miss < most and negated > 3 * miss
 
 
 def test_smoothing_and_squarings_are_what_prevents_folds():
     codes = 2.0 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     moving = torch.rand(4, 1, 24, 28, 20)
-    rough = make(smoothing=0.5, bound=6.0, squarings=1, coarsening=1)
+    rough = make(smoothing=0.5, bound=4.0, squarings=1, coarsening=1)
     with torch.no_grad():
         folded, _ = rough.decode(loud(rough, 3.0), codes, moving)
     assert jacobian_determinant(folded).min() < 0
