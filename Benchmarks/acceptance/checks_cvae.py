@@ -39,7 +39,7 @@ VENTRICLES = (51, 52)
 CHANGES = 12
 #: Largest velocity of a change in mm, from and to, the width of the ventricles' surroundings that
 #: move in voxels, and size and width of what is added at random.
-_LEAST_MM, _MOST_MM, _AROUND = 3.0, 6.0, 1.5
+_LEAST_MM, _MOST_MM, _AROUND = 1.5, 3.5, 1.5
 _NOISE_MM, _NOISE_WIDTH_MM = 0.7, 24.0
 #: Weight of the squares of the classifier, whose inputs have variance one.
 _RIDGE = 1.0
