@@ -10,15 +10,16 @@ moved image to the control points of cubic B-splines, plus their bending energy.
 The metric serves other algorithms as well: `similarity` deep_metric in rigid, affine, greedy,
 bspline and more. A map of the dissimilarity of the registered images comes with every result.
 
-Without a model the network learns from the very pair as it stands after the linear stages: patches
-at one place then are aligned but for what is still to be found.
+Without a model the network learns from the very pair as it stands after the linear stages, taken
+as aligned. That finds only what differs from place to place; a model does far better.
 
 Differences from the publication: the layers are valid convolutions (3, 3 by 2, 3, 3 by 2, 2, 1)
 whose field of view is exactly the patch, so that one pass over an image gives the numbers of all
 its patches; Adam takes the place of stochastic gradient descent, and L-BFGS that of gradient
 descent in the registration; patches are drawn at two resolutions, so that the metric holds for the
-coarse levels of a registration; the second patch of a pair that is apart comes from the same image
-as that of the aligned pair at the same place.
+coarse levels of a registration; the numbers N of the patches are averaged as N / (1 + |N|), so that
+a few that are like nothing in training do not outweigh the others; the second patch of a pair that
+is apart comes from the same image as that of the aligned pair at the same place.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ..errors import ParameterError
 from ..geometry.sampling import resize_image, sample, voxel_coordinates
 from ..losses.base import Similarity
 from ..networks.blocks import channels_last, warped
-from ..networks.patch_metric import PatchMetric, squared_weights
+from ..networks.patch_metric import PatchMetric, bounded, squared_weights
 from ..networks.patch_sampling import draw_patches, near_object
 from ..registration.base import ImagePair, Progress, Result
 from ..registration.free_form import FreeFormEngine, FreeFormSettings
@@ -250,10 +251,10 @@ class Algorithm(MetricRegistration):
     ) -> Prediction:
         """Returns the map of the dissimilarity; nothing moves.
 
-        Its values are those of the patches around the voxels; 0 where there is no object.
+        Its values are those of the patches around the voxels, -1 to 1; 0 where there is no object.
         """
         assert isinstance(network, PatchMetric)
-        every_other = network.everywhere(fixed, moving, 2)
+        every_other = bounded(network.everywhere(fixed, moving, 2))
         scores = sample(every_other, voxel_coordinates(fixed.shape[2:], fixed.device) / 2.0)
         return Prediction(maps={"dissimilarity": scores * near_object(fixed)})
 

@@ -32,8 +32,7 @@ from ..errors import ParameterError
 from ..geometry.grid import Grid
 from ..geometry.transform import Transform
 from ..losses.base import Similarity
-from ..losses.feature_distance import feature_difference_map
-from ..losses.mse import MSE
+from ..losses.feature_distance import ScaledMSE, feature_difference_map
 from ..networks.blocks import channels_last
 from ..networks.feature_autoencoder import FeatureAutoencoder, corrupted
 from ..networks.patch_metric import squared_weights
@@ -119,7 +118,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="alpha",
-            default=0.0001,
+            default=0.001,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the affine map.",
@@ -135,7 +134,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="gamma",
-            default=0.5,
+            default=0.05,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared differences of neighboring vectors.",
@@ -150,8 +149,8 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="affine",
-            default=True,
-            help="Whether an affine map is found beside the vectors.",
+            default=False,
+            help="Whether an affine map is found beside the vectors; stacks of sections need it.",
             advanced=True,
         ),
         Parameter(
@@ -250,7 +249,7 @@ class Algorithm(MetricRegistration):
     ) -> Similarity:
         """Returns the similarity; see `registration.metric_registration.MetricRegistration`."""
         if self.values["compare"] == "mse":
-            return MSE()
+            return ScaledMSE()
         return FeatureSimilarity(network, spacing_mm, model_mm, self._layers())
 
     def optimized(

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import Similarity, check_images, full
+
 #: Least variance of features, relative to their mean square, and least mean square at all.
 _FLOOR, _TINY = 1e-3, 1e-8
 
@@ -87,3 +89,16 @@ def _variance(features: Tensor, shares: Tensor) -> Tensor:
         spread = (shares * (values - mean).square()).sum()
         size = (shares * values.square()).sum()
         return torch.maximum(spread, _FLOOR * size).clamp(min=_TINY)
+
+
+class ScaledMSE(Similarity):
+    """Mean squared difference as a share of the variance of the fixed image.
+
+    The intensities themselves as features: on the scale of `feature_distance`, so that the weights
+    of penalties mean the same.
+    """
+
+    def __call__(self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns the value; see `Similarity`."""
+        check_images(fixed, moved, mask)
+        return feature_distance([full(fixed)], [full(moved)], (1.0,), mask)

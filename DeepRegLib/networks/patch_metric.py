@@ -19,6 +19,8 @@ from .blocks import Head, pair_input
 PATCH, STRIDE = 17, 4
 #: Voxels between the middle and the end of a patch.
 REACH = PATCH // 2
+#: Images run from 0 to 1; the network sees them around zero, or it hardly learns.
+_MIDDLE, _SPREAD = 0.5, 0.25
 #: Kernel and stride of the layers.
 _LAYERS = ((3, 1), (3, 2), (3, 1), (3, 2), (2, 1))
 
@@ -53,7 +55,7 @@ class PatchMetric(nn.Module):
         Returns:
             (B, 1, *places): place k of an axis is the patch around voxel 8 + k times the stride.
         """
-        features, left, dilation = pair_input(fixed, moving), stride, 1
+        features, left, dilation = (pair_input(fixed, moving) - _MIDDLE) / _SPREAD, stride, 1
         for layer, (_, step) in zip(self.layers, _LAYERS):
             # A stride that is not wanted becomes a dilation of all that follows.
             taken = step if left >= step else 1
@@ -72,6 +74,11 @@ class PatchMetric(nn.Module):
             (B, 1, *places) with (n - 1) // stride + 1 places along an axis of n voxels.
         """
         return self(framed(fixed), framed(moving), stride)
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """Returns numbers of patches between -1 and 1, so that no patch outweighs all others."""
+    return scores / (1.0 + scores.abs())
 
 
 def framed(image: Tensor) -> Tensor:

@@ -59,9 +59,9 @@ class WarpSettings:
     factors: tuple[int, ...] = (4, 2, 1)
     iterations: tuple[int, ...] = (40, 40, 30)
     step: float = 0.2
-    alpha: float = 1e-4
+    alpha: float = 1e-3
     beta: float = 1e-4
-    gamma: float = 0.5
+    gamma: float = 0.05
     upsampling: str = "spline"
     affine: bool = True
 

@@ -16,7 +16,7 @@ from ..losses.base import BoundSimilarity, Similarity, check_images, full
 from ..losses.feature_distance import feature_distance
 from ..models import ModelCard, find_model
 from ..networks.feature_autoencoder import FeatureAutoencoder, filled_up
-from ..networks.patch_metric import STRIDE, PatchMetric
+from ..networks.patch_metric import STRIDE, PatchMetric, bounded
 from ..networks.patch_sampling import near_object
 from .preprocess import otsu_threshold, subsample
 
@@ -136,8 +136,9 @@ class NetworkSimilarity(Similarity):
 class PatchSimilarity(NetworkSimilarity):
     """The mean dissimilarity of patches around every fourth voxel of the fixed object.
 
-    Simonovsky et al. 2016, doi:10.1007/978-3-319-46726-9_2. About -1 for aligned images and +1 for
-    others.
+    Simonovsky et al. 2016, doi:10.1007/978-3-319-46726-9_2. The numbers N of the
+    patches enter as N / (1 + |N|), so that few of them do not decide alone: -1 to 1, below 0 for
+    aligned images.
     """
 
     def __call__(self, fixed: Tensor, moved: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -145,7 +146,7 @@ class PatchSimilarity(NetworkSimilarity):
         check_images(fixed, moved, mask)
         assert isinstance(self._network, PatchMetric)
         one, other = self.seen(fixed, mask), self.seen(moved, mask)
-        scores = self._network.everywhere(one, other)
+        scores = bounded(self._network.everywhere(one, other))
         weight = near_object(one).to(scores.dtype)
         if mask is not None:
             weight = weight * resize_image(mask.to(scores.dtype), one.shape[2:])

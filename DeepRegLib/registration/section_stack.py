@@ -57,7 +57,8 @@ class StackSettings:
         reference: Section that rests in the first pass, from 0; the middle one if negative.
         steps: Steps that the autoencoder is fitted to the stack; with a model none are needed.
         model: Trained model, by name or file; empty fits an autoencoder to the stack alone.
-        values: Parameters of the system that differ from its defaults.
+        values: Parameters of the system that differ from its defaults; sections are also turned
+            and stretched (``affine``) unless it is said otherwise.
 
     Raises:
         ParameterError: If a number makes no sense.
@@ -260,7 +261,9 @@ def _network(
     sections: Sequence[Tensor], settings: StackSettings, progress: Progress
 ) -> tuple[Any, nn.Module]:
     """Returns the system and its network: that of a model, or one fitted to the stack."""
-    system: Any = registry.create(_SYSTEM, **{**settings.values, "model": settings.model})
+    system: Any = registry.create(
+        _SYSTEM, **{"affine": True, **settings.values, "model": settings.model}
+    )
     assert isinstance(system, MetricRegistration)
     device, scratch = sections[0].device, not settings.model.strip()
     if scratch:

@@ -12,7 +12,7 @@ from DeepRegLib import models, registry
 from DeepRegLib.algorithms.ssemnet import SPEC, Algorithm
 from DeepRegLib.errors import ParameterError
 from DeepRegLib.geometry.transform import Transform
-from DeepRegLib.losses.mse import MSE
+from DeepRegLib.losses.feature_distance import ScaledMSE
 from DeepRegLib.registration import learned
 from DeepRegLib.registration.base import Image, Progress
 from DeepRegLib.registration.metric_similarity import FeatureSimilarity
@@ -34,8 +34,8 @@ def _no_models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """An autoencoder that was trained on the phantom, and its model file."""
-    batch = aligned_batch(two_contrasts=False)
-    system, network = metric_images.trained("ssemnet", batch, 60)
+    batch = aligned_batch(two_contrasts=False, count=2)
+    system, network = metric_images.trained("ssemnet", batch, 60, 3e-3)
     return system, network, put(tmp_path_factory.mktemp("encoder"), system, network)
 
 
@@ -77,7 +77,7 @@ def test_spoiled_images_are_to_be_shown_as_they_were():
 
 def test_it_learns_and_the_features_then_rest(encoder):
     _, network, _ = encoder
-    batch = aligned_batch(two_contrasts=False)
+    batch = aligned_batch(two_contrasts=False, count=2)
     torch.manual_seed(0)
     first = make(corruption=0.0).training_loss(make().build(), batch)["reconstruction"]
     last = make(corruption=0.0).training_loss(network, batch)["reconstruction"]
@@ -170,7 +170,7 @@ def test_intensities_can_take_the_place_of_features(encoder):
     system, network, _ = encoder
     measure = system.measure(network, (3.0, 3.0, 3.0), 3.0)
     assert isinstance(measure, FeatureSimilarity)
-    assert isinstance(make(compare="mse").measure(network, (3.0, 3.0, 3.0), 3.0), MSE)
+    assert isinstance(make(compare="mse").measure(network, (3.0, 3.0, 3.0), 3.0), ScaledMSE)
 
 
 def test_parameters_that_do_not_fit_are_refused():

@@ -22,16 +22,17 @@ def test_images_keep_their_shape_and_features_have_that_of_their_resolution(shap
 
 def test_it_learns_to_show_an_image_again():
     torch.manual_seed(0)
-    network, image = FeatureAutoencoder((6, 8)), torch.zeros(1, 1, 16, 20, 12)
+    network, image = FeatureAutoencoder((4, 6)), torch.zeros(1, 1, 16, 20, 12)
     image[..., 4:11, 6:15, 3:9] = 0.8
     adam = torch.optim.Adam(network.parameters(), lr=5e-3)
     first = last = 0.0
-    for _ in range(60):
+    for _ in range(40):
         loss = (network(image) - image).square().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
-        first, last = first or float(loss), float(loss)
+        last = loss.item()
+        first = first or last
     assert last < 0.2 * first
 
 
@@ -40,11 +41,11 @@ def test_tiles_are_black_or_inverted(shape):
     torch.manual_seed(1)
     image = 0.1 + 0.3 * torch.rand(8, 1, *shape)
     spoiled = corrupted(image, 0.15)
-    changed = spoiled != image
+    changed = ~torch.isclose(spoiled, image)  # inverted twice is as before
     shares = changed.float().flatten(1).mean(dim=1)
     assert bool((shares > 0.02).all()) and bool((shares < 0.5).all())
     assert 0.1 < float(shares.mean()) < 0.3
-    # Where tiles overlap, one may be inverted twice, or black and then white.
+    # Where tiles overlap, black may become white.
     known = (spoiled == 0.0) | (spoiled == 1.0) | torch.isclose(spoiled, 1.0 - image)
     assert bool(known[changed].all())
     assert bool((spoiled == 0.0).any()) and bool((spoiled > 0.6).any())

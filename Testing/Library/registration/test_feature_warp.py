@@ -61,7 +61,7 @@ def test_grids_of_any_resolution_hold_the_same_transform(upsampling):
     # Where the coarse centers lie in the fine grid, and where they are taken.
     at = sample(fine, ratio * (where + 0.5) - 0.5)
     there = ratio * (coarse + 0.5) - 0.5
-    assert (there - at).abs().max() < (0.02 if upsampling == "spline" else 0.5)
+    assert (there - at).abs().max() < (0.05 if upsampling == "spline" else 0.5)
     assert (at - (ratio * (where + 0.5) - 0.5)).abs().mean() > 0.3
 
 
