@@ -203,7 +203,8 @@ class Algorithm(LearnedRegistration):
         super().__init__(**values)
         if values["step"] not in STEPS:
             raise ParameterError(f"Parameter 'step' takes 1, 2 or 4, not {values['step']}.")
-        needed = 4 * int(values["window"]) + 12
+        #: Voxels that decide about one place, along each axis.
+        self._field = needed = 4 * int(values["window"]) + 12
         if values["patch"] < needed:
             raise ParameterError(
                 f"Parameter 'patch' takes {needed} voxels or more where 'window' is "
@@ -253,15 +254,15 @@ class Algorithm(LearnedRegistration):
             raise InputError("An error map learns from pairs whose error is known everywhere.")
         pair = pair_input(batch.fixed, batch.moving)
         shown = (pair > _SHOWN).any(dim=1, keepdim=True).float()
-        whole = torch.cat([pair, self.error_mm(batch), shown], dim=1)
+        whole = torch.cat([pair, self.error_mm(batch) * shown, shown], dim=1)
         patches = self._patches(whole)
-        field = 4 * int(self.values["window"]) + 12
         said = network(patches[:, :2], settled=batch.stage == _SETTLED)
-        # The middle of a patch lies between eight voxels.
-        first = field // 2 - 1
+        # The middle of a patch lies between eight voxels; those that show something count.
+        first = self._field // 2 - 1
         where = [slice(first, first + 4 * (n - 1) + 1, 4) for n in said.shape[2:]]
         known = F.avg_pool3d(patches[:, 2:], 2, stride=1)[:, :, where[0], where[1], where[2]]
-        error, weight = known[:, :1], (known[:, 1:] > 0.0).float()
+        share = known[:, 1:]
+        error, weight = known[:, :1] / share.clamp(min=0.1), (share > 0.0).float()
         square = (said - error).square() * weight
         return {"error": square.sum() / weight.sum().clamp(min=1.0)}
 
@@ -308,14 +309,17 @@ class Algorithm(LearnedRegistration):
         """Draws patches around voxels that show something, by torch's global generator.
 
         Args:
-            whole: Images, error and what is shown, (B, 4, *shape).
+            whole: Images, error where something is shown, and where that is, (B, 4, *shape).
 
         Returns:
             (B x patches, 4, patch, patch, patch).
         """
         size, count = int(self.values["patch"]), int(self.values["patches"])
-        lacking = [max(0, size - n) for n in whole.shape[2:]]
-        whole = F.pad(whole, [side for n in reversed(lacking) for side in (n // 2, n - n // 2)])
+        # Beyond the images there is nothing, as in `ErrorNetwork.everywhere`, so that what lies at
+        # their edges is judged in training, too.
+        rim = self._field // 2
+        lacking = [rim + max(0, -(-(size - n) // 2) - rim) for n in whole.shape[2:]]
+        whole = F.pad(whole, [side for n in reversed(lacking) for side in (n, n)])
         shape = whole.shape[2:]
         drawn = []
         for one in whole:

@@ -5,7 +5,6 @@ These tests need a registry that knows the systems of `DeepRegLib/estimators`.
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,14 +75,21 @@ def test_errors_are_compared_at_the_middle_of_the_patches():
 
     class Reads(Says):
         def forward(self, pair, step=4, settled=False):
-            first = pair[:, :1, :1, :, :1] - 1.0  # channel 0 is the moving image
+            row = pair[:, :1].amax((2, 4), keepdim=True)  # channel 0 is the moving image
             count = [(n - 16) // 4 + 1 for n in pair.shape[2:]]
-            middles = torch.stack([first[:, :, :, 4 * i] + 7.5 for i in range(count[1])], 3)
-            return 0.1 * middles.expand(len(pair), 1, *count) + 0.0 * self.number
+            # The two rows around the middle; beyond the image there is nothing to read.
+            rows = [
+                torch.stack([row[:, :, 0, 4 * i + k, 0] for i in range(count[1])], 2)
+                for k in (7, 8)
+            ]
+            inside = [(values > 0).float() for values in rows]
+            place = sum((values - 1.0) * share for values, share in zip(rows, inside))
+            place = (place / sum(inside).clamp(min=1.0)).view(len(pair), 1, 1, -1, 1)
+            return 0.1 * place.expand(len(pair), 1, *count) + 0.0 * self.number
 
     torch.manual_seed(3)
     terms = make(largest_mm=100.0, patch=24).training_loss(Reads(0.0), batch)
-    assert terms["error"].item() == pytest.approx(0.0, abs=1e-9)
+    assert terms["error"].item() == pytest.approx(0.0, abs=1e-8)
 
 
 def test_the_background_does_not_count_and_patches_lie_at_what_is_shown():
@@ -130,13 +136,13 @@ def test_a_prediction_is_in_mm_and_in_range():
 
 
 class Textures:
-    """One image a seed; the pairs have no truth."""
+    """Images of random texture, ever new ones; the pairs have no truth."""
 
     frame = ModelFrame(3.0, (24, 28, 20))
 
     def draw(self, count, generator):
-        images = [textured(self.frame.shape, int(torch.randint(3, (), generator=generator)))
-                  for _ in range(count)]  # fmt: skip
+        seeds = torch.randint(10000, (count,), generator=generator).tolist()
+        images = [textured(self.frame.shape, seed) for seed in seeds]
         return Batch(torch.cat(images), torch.cat(images), 3.0)
 
     def validation(self):
@@ -146,32 +152,31 @@ class Textures:
         return {"text": "textures"}
 
 
-def test_it_learns_the_errors_of_pairs_that_it_sees():
-    """In both stages; what it then says of whole volumes agrees with the truth."""
-    source = ResidualPairs(Textures(), Residual(4.0, (40.0, 80.0), registered=0.0), mixed=6)
-    batch = source.draw(1, torch.Generator().manual_seed(2))
-    assert len(batch.fixed) == 6
-    system = make(channels=(8, 12), hidden=(24, 12), patches=3, patch=24, step=2)
+def test_it_learns_to_judge_images_that_it_has_not_seen():
+    """In both stages; what it then says of whole volumes agrees with the truth, edges included."""
+    source = ResidualPairs(Textures(), Residual(3.0, (40.0, 80.0), registered=0.0), mixed=8)
+    system = make(channels=(8, 12), hidden=(24, 12), step=4)
     torch.manual_seed(0)
     network = system.build().train()
-    values = []
-    for stage in system.stages():
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2 * stage.rate)
-        for step in range(30):
-            torch.manual_seed(step % 5)
+    number = 0
+    for stage, steps in zip(system.stages(), (60, 30)):
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3 * stage.rate)
+        for _ in range(steps):
+            number += 1
+            batch = source.draw(1, torch.Generator().manual_seed(number))
             loss = total(system.training_loss(network, replace(batch, stage=stage.name)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            values.append(loss.item())
-    assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5])
+    assert len(batch.fixed) == 8
     network.eval()
+    unseen = source.draw(1, torch.Generator().manual_seed(1000))
     with torch.no_grad():
-        said = [system.predict(network, batch.fixed[i : i + 1], batch.moving[i : i + 1], 3.0)
-                for i in range(6)]  # fmt: skip
+        said = [system.predict(network, unseen.fixed[i : i + 1], unseen.moving[i : i + 1], 3.0)
+                for i in range(8)]  # fmt: skip
     found = torch.cat([prediction.maps["error_mm"] for prediction in said])
-    figures = system.figures(batch, Prediction(maps={"error_mm": found}))
-    assert figures["correlation"] > 0.4
+    figures = system.figures(unseen, Prediction(maps={"error_mm": found}))
+    assert figures["correlation"] > 0.35 and figures["score"] > 0.0
 
 
 def test_in_the_last_stage_the_statistics_stay():
@@ -241,3 +246,19 @@ def test_it_is_no_registration(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="registers nothing"):
         parse_stages("rigid+error_map")
     assert isinstance(make().build(), ErrorNetwork)
+
+
+def test_places_at_the_edges_are_judged_in_training():
+    """What the network is taught there is the error of the very place, with nothing beyond."""
+    shape = (20, 24, 22)
+    image = torch.zeros(1, 1, *shape)
+    image[:, :, :2] = 1.0  # all that is shown touches the edge
+    truth = torch.ones(1, 3, *shape)
+    network = Says(0.0)
+    system = make(patch=16, patches=12, largest_mm=2.0)
+    torch.manual_seed(1)
+    terms = system.training_loss(network, Batch(image, image, 3.0, truth=truth))
+    assert terms["error"].item() == pytest.approx(4.0, rel=1e-4)
+    # The middle of a patch of 16 voxels is where the image is: half of it lies beyond the edge.
+    rows = network.seen[:, 0].amax((2, 3))
+    assert (rows[:, :6] == 0).all() and (rows[:, 6:9] == 1).any(dim=1).all()
