@@ -37,7 +37,7 @@ from .plans import Check, at_least
 
 ACCELERATIONS = (4.0, 8.0)
 #: Largest motion of the known warps.
-BRAIN_MM, HEART_MM = 9.0, 4.0
+BRAIN_MM, HEART_MM = 9.0, 15.0
 
 
 def brains(count: int, acceleration: float, **settings: Any) -> list[Figures]:
