@@ -14,8 +14,10 @@ from .dual_stream import first_layout
 
 #: Places along each axis at which the features of a stream are kept apart.
 _PLACES = 4
+#: Modes whose deviation is a smaller share of the largest are rounding errors.
+_LEAST_SHARE = 1e-4
 #: What all actions are worth before anything is learned: no action is worth taking.
-_UNTAUGHT = -0.5
+_UNTAUGHT = -1.0
 
 
 class DeformationModes(nn.Module):
@@ -37,7 +39,7 @@ class DeformationModes(nn.Module):
         super().__init__()
         self.mesh = tuple(int(n) for n in mesh)
         lattice = [n + 3 for n in self.mesh]
-        self.register_buffer("mean", torch.zeros(3, *lattice))
+        self.register_buffer("mean", torch.zeros(1, 3, *lattice))
         self.register_buffer("modes", torch.zeros(count, 3, *lattice))
 
     @property
@@ -56,10 +58,11 @@ class DeformationModes(nn.Module):
         _, sizes, axes = torch.linalg.svd(flat - mean, full_matrices=False)
         count = min(len(self.modes), len(flat) - 1)
         deviations = sizes[:count] / max(len(flat) - 1, 1) ** 0.5
-        modes = deviations[:, None] * axes[:count]
+        count = int((deviations > _LEAST_SHARE * deviations[:1]).sum())
+        modes = deviations[:count, None] * axes[:count]
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.modes.zero_()
-        self.modes[:count] = modes.reshape(-1, *self.mean.shape).to(self.modes)
+        self.modes[:count] = modes.reshape(-1, *self.mean.shape[1:]).to(self.modes)
 
     def control_points(self, coefficients: Tensor) -> Tensor:
         """Returns the control points (B, 3, *(mesh + 3)) of coefficients (B, count).

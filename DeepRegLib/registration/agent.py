@@ -7,6 +7,7 @@ known in training, the value of each action is computed instead of explored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ from .rigid_motion import average_motion, motion_matrix, motion_parameters
 #: Names of the actions, in the order of the network's values.
 ACTIONS = ("R+", "A+", "S+", "turn R+", "turn A+", "turn S+",
            "R-", "A-", "S-", "turn R-", "turn A-", "turn S-")  # fmt: skip
+#: An agent rests where all actions are worth less. At the truth they are worth -1 and the way back;
+#: where values are not quite learned, going to and fro is a surer sign of it.
+WORTH = -0.3
 #: A transform this near to an earlier one (in steps) closes a cycle.
 _SAME = 0.5
 #: Rewards further ahead than this weigh nothing any more.
@@ -38,7 +42,7 @@ class Steps:
 
     def sizes(self, like: Tensor) -> Tensor:
         """Returns the size of one step of each of the six parameters, (6,)."""
-        return torch.tensor([self.mm] * 3 + [self.deg] * 3).to(like)
+        return torch.tensor([self.mm] * 3 + [self.deg] * 3, dtype=torch.float64).to(like)
 
     def motions(self, spacing_mm: float, center: Tensor) -> Tensor:
         """Returns the motions of all actions about centers, in voxels, float64.
@@ -117,7 +121,8 @@ def states_on_paths(
     """Draws what may be left to go on the way to the truth, densely near it.
 
     The greedy path from a random start cuts the largest parameters down first, to one length; how
-    far it got is the square of an even random number. From torch's global generator.
+    far it got is the square of an even random number, one for shifts and one for turns, as an agent
+    may be done with one kind before it sees the other. From torch's global generator.
 
     Args:
         count: States.
@@ -131,7 +136,8 @@ def states_on_paths(
     bounds = torch.tensor([reach[0]] * 3 + [reach[1]] * 3, dtype=torch.float64, device=device)
     sizes = steps.sizes(bounds)
     start = bounds * (2.0 * torch.rand(count, 6, dtype=torch.float64, device=device) - 1.0)
-    share = torch.rand(count, 1, dtype=torch.float64, device=device).square()
+    share = torch.rand(count, 2, dtype=torch.float64, device=device).square()
+    share = share.repeat_interleave(3, dim=1)
     cap = share * (bounds / sizes).max() * sizes
     return torch.minimum(torch.maximum(start, -cap), cap)
 
@@ -145,7 +151,8 @@ class Episode:
         transforms: Transforms before the first, and after each action, (4, 4) in voxels.
         found: The transform that it ended with.
         ended: ``cycle`` (it came back to an earlier transform; the mean of the cycle is found),
-            ``rest`` (no action promised anything) or ``limit`` (too many steps).
+            ``rest`` (no action promised anything), ``lost`` (it went too far away; the start is
+            found) or ``limit`` (too many steps).
     """
 
     actions: list[int] = field(default_factory=list)
@@ -159,9 +166,15 @@ Policy = Callable[[Tensor], tuple[int, Tensor] | None]
 
 
 def follow(
-    policy: Policy, start: Tensor, steps: Steps, most: int, spacing_mm: float, center: Tensor
+    policy: Policy,
+    start: Tensor,
+    steps: Steps,
+    most: int,
+    spacing_mm: float,
+    center: Tensor,
+    reach: tuple[float, float] = (math.inf, math.inf),
 ) -> Episode:
-    """Lets an agent act until it comes back to where it was, rests, or has taken too many steps.
+    """Lets an agent act until it comes back to where it was, rests, is lost, or acts no more.
 
     Args:
         policy: See `Policy`.
@@ -170,9 +183,12 @@ def follow(
         most: Most actions.
         spacing_mm: Voxel size.
         center: Middle of the grid, (3,): means of transforms are taken about it.
+        reach: Shift in mm and rotation in degrees, away from the start, beyond which it is lost:
+            there is nothing that it has learned about.
 
     Returns:
-        What it did. In a cycle (most often of two), the mean of its transforms is found.
+        What it did. In a cycle (most often of two), the mean of its transforms is found; one that
+        is lost has found nothing but the start.
     """
     episode = Episode(transforms=[start], found=start)
     while len(episode.actions) < most:
@@ -186,6 +202,9 @@ def follow(
         episode.actions.append(action)
         episode.transforms.append(after)
         episode.found = after
+        if _beyond(torch.linalg.inv(start) @ after, reach, spacing_mm, center):
+            episode.found, episode.ended = start, "lost"
+            break
         if begin is not None:
             cycle = torch.stack(episode.transforms[begin:-1])
             episode.found, episode.ended = average_motion(cycle, center), "cycle"
@@ -204,3 +223,9 @@ def _met_before(
     distance = left.norm(dim=-1)
     nearest = int(distance.argmin())
     return nearest if float(distance[nearest]) < _SAME else None
+
+
+def _beyond(motion: Tensor, reach: tuple[float, float], spacing_mm: float, center: Tensor) -> bool:
+    """Whether a motion shifts or turns by more than it may, in total."""
+    left = motion_parameters(motion, spacing_mm, center)
+    return float(left[:3].norm()) > reach[0] or float(left[3:].norm()) > reach[1]

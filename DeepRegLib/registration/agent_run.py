@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .agent import ACTIONS, Episode, Policy, Steps, follow
+from .agent import ACTIONS, WORTH, Episode, Policy, Steps, follow
 from .attention import attention, blurred, look, regions, view_points
 
 #: Least distance of two regions of attention, as a share of the width of the fine view.
@@ -25,14 +26,16 @@ class AgentRun:
         steps: Size of the actions.
         size: Width of what an agent sees, in its voxels.
         ratio: Voxel size of what the coarse agent sees, in voxels of the images.
+        leashes: Shift in mm and rotation in degrees from which on an agent is lost, by its name.
     """
 
     def __init__(
         self, network: nn.Module, fixed: Tensor, moving: Tensor, spacing_mm: float, steps: Steps,
-        size: int, ratio: float,
+        size: int, ratio: float, leashes: Mapping[str, tuple[float, float]],
     ) -> None:  # fmt: skip
         self._network, self._fixed, self._moving = network, fixed, moving
         self._spacing, self._steps, self._size = spacing_mm, steps, size
+        self._leashes = leashes
         self._center = middle(fixed)
         # The coarse agent sees both images without what its voxels cannot show.
         self._points = view_points(size, ratio, self._center.to(fixed.device))
@@ -48,7 +51,7 @@ class AgentRun:
             moved = look(self._blurred, self._points, matrix[None])
             found = self._values("coarse", self._whole, moved)[0]
             best = int(found.argmax())
-            return (best, motions[best]) if float(found[best]) > 0.0 else None
+            return (best, motions[best]) if float(found[best]) > WORTH else None
 
         return self._follow("coarse", policy, start, most)
 
@@ -63,7 +66,7 @@ class AgentRun:
             found = self._values("fine", seen, look(self._moving, cubes, matrix[None]))
             region, best = divmod(int(found.argmax()), found.shape[1])
             surest = float(found[region, best])
-            return (best, motions[region, best]) if surest > 0.0 else None
+            return (best, motions[region, best]) if surest > WORTH else None
 
         return self._follow("fine", policy, start, most)
 
@@ -105,7 +108,9 @@ class AgentRun:
         return found.cpu()
 
     def _follow(self, name: str, policy: Policy, start: Tensor, most: int) -> Tensor:
-        episode = follow(policy, start, self._steps, most, self._spacing, self._center)
+        episode = follow(
+            policy, start, self._steps, most, self._spacing, self._center, self._leashes[name]
+        )
         self.episodes[name] = episode
         return episode.found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .agent import path_value
+from .agent import WORTH, path_value
 
 #: Coefficients stay within so many standard deviations.
 _MOST = 4.0
@@ -83,7 +83,7 @@ def bend(values: Values, known: Tensor, steps: ModeSteps) -> Bending:
     several, since = steps.several, 0
     while len(bending.coefficients) <= steps.most:
         here, first = bending.coefficients[-1], len(bending.coefficients) <= several
-        step = _step(values(here), known.cpu(), steps.sure if first else 1.0)
+        step = _step(values(here), known.cpu(), steps.sure if first else None)
         if step is None:
             bending.ended = "rest"
             break
@@ -101,14 +101,21 @@ def bend(values: Values, known: Tensor, steps: ModeSteps) -> Bending:
     return bending
 
 
-def _step(values: Tensor, known: Tensor, sure: float) -> Tensor | None:
-    """Returns the signs of the steps to take, (m,), 0 for none; None if none is worth taking."""
+def _step(values: Tensor, known: Tensor, sure: float | None) -> Tensor | None:
+    """Returns the signs of the steps to take, (m,), 0 for none; None if none is worth taking.
+
+    Those with a share `sure` of the best value are taken, or the best alone.
+    """
     there, back = values.detach().float().cpu().split(len(known))
     better = torch.maximum(there, back).masked_fill(~known, float("-inf"))
     best = float(better.max())
-    if best <= 0.0:
+    if best <= WORTH:
         return None
-    return torch.where(there >= back, 1.0, -1.0) * (better >= sure * best)
+    taken = torch.zeros_like(known)
+    taken[int(better.argmax())] = True
+    if sure is not None:
+        taken = better >= best - (1.0 - sure) * abs(best)
+    return torch.where(there >= back, 1.0, -1.0) * taken
 
 
 def _met_before(earlier: list[Tensor], since: int, now: Tensor, same: float) -> int | None:

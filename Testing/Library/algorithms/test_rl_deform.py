@@ -111,17 +111,17 @@ def test_the_result_is_a_native_spline(taught):
 
 
 def test_loss_is_that_of_the_closed_form():
-    # Once it is there, each step leads away: -1 + discount, and the agent says -0.5 of all.
+    # Once it is there, each step leads away: -1 + discount, and the agent says -1 of all.
     system, moving = make(states=2, discount=0.5), image()
     network = agent(system)
     system._states = lambda truth: torch.zeros_like(truth)
     batch = Batch(moving, moving, 3.0, truth=torch.zeros(1, 3, *SHAPE))
     loss = float(system.training_loss(network, batch)["values"].detach())
-    assert loss == pytest.approx(4 * (-0.5 + 0.5) ** 2, abs=1e-6)
+    assert loss == pytest.approx(4 * (-1.0 + 0.5) ** 2, rel=1e-4)
     system = make(states=2, discount=0.9)
     system._states = lambda truth: torch.zeros_like(truth)
     loss = float(system.training_loss(network, batch)["values"].detach())
-    assert loss == pytest.approx(4 * (-0.5 + 0.1) ** 2, rel=1e-4), "two modes of three are there"
+    assert loss == pytest.approx(4 * (-1.0 + 0.1) ** 2, rel=1e-4), "two modes of three are there"
 
 
 def test_states_lie_between_the_truth_and_nothing():
@@ -195,7 +195,9 @@ def test_pairs_are_made_from_the_modes(quick, tmp_path):
         inner
     ].abs().mean()
     network = system.build()
-    assert torch.allclose(network.model.mean, examples(source._taught, MESH).mean(dim=0), atol=1e-5)
+    assert torch.allclose(
+        network.model.mean[0], examples(source._taught, MESH).mean(dim=0), atol=1e-5
+    )
     # Real ones bring what the teacher found.
     real = make(taught_pairs=6, made_share=0.0).source(Blobs(labels=False), tmp_path, Progress())
     drawn = real.draw(1, torch.Generator().manual_seed(0))

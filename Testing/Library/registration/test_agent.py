@@ -188,3 +188,12 @@ def test_states_lie_on_the_way_and_densely_near_the_truth():
     # Where the path has begun, several parameters share the largest size.
     shared = (left.abs() > largest[:, None] - 1e-9).sum(dim=1)
     assert (shared >= 2).double().mean() > 0.5
+
+
+def test_who_goes_too_far_is_lost_and_finds_nothing():
+    onwards, start = Steps().motions(SPACING, CENTER), motion(5.0, 0, 0, 0, 0, 0)
+    shifted = follow(lambda _: (2, onwards[2]), start, Steps(), 50, SPACING, CENTER, (6.5, 90.0))
+    assert shifted.ended == "lost" and len(shifted.actions) == 7
+    assert torch.equal(shifted.found, start)
+    turned = follow(lambda _: (3, onwards[3]), start, Steps(), 50, SPACING, CENTER, (90.0, 4.5))
+    assert turned.ended == "lost" and len(turned.actions) == 5

@@ -38,9 +38,9 @@ def test_keeps_to_its_bounds_and_evaluates_generations_at_once():
         return -np.abs(x).sum(axis=1)
 
     middle = np.array([1.0, -2.0, 3.0, 0.0])
-    _, found = evolve(outside, middle, REACH, EvolutionSettings(12, 30))
+    _, found = evolve(outside, middle, REACH, EvolutionSettings(12, 80))
     assert all((np.abs(x - middle) <= REACH + 1e-12).all() for x in seen)
-    assert [x.shape for x in seen] == [(12, SIZE)] * 31
+    assert [x.shape for x in seen] == [(12, SIZE)] * 81
     assert (np.abs(found - middle) > 0.8 * REACH).all()
 
 
