@@ -12,7 +12,7 @@ from .base import Image, ImagePair
 from .preprocess import mask_on_grid, object_region
 
 #: Intensity up to which a voxel may be empty, for images from 0 to 1.
-_EMPTY = 1e-3
+_EMPTY = 0.02
 #: Width of the smallest empty region that is left out, in voxels.
 _LEAST = 3
 

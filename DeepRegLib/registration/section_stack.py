@@ -261,9 +261,8 @@ def _network(
     sections: Sequence[Tensor], settings: StackSettings, progress: Progress
 ) -> tuple[Any, nn.Module]:
     """Returns the system and its network: that of a model, or one fitted to the stack."""
-    system: Any = registry.create(
-        _SYSTEM, **{"affine": True, **settings.values, "model": settings.model}
-    )
+    values = {"affine": True, **settings.values, "model": settings.model}
+    system: Any = registry.create(_SYSTEM, **values)
     assert isinstance(system, MetricRegistration)
     device, scratch = sections[0].device, not settings.model.strip()
     if scratch:

@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_an_autoencoder():
     terms = make(corruption=0.0, decay=0.5).training_loss(Double(), Batch(one, two, 1.0))
     expected = 0.5 * ((one**2).mean() + (two**2).mean())
     assert float(terms["reconstruction"]) == pytest.approx(float(expected), rel=1e-5)
-    assert float(terms["decay"]) == pytest.approx(0.5 * 9.0)
+    assert terms["decay"].item() == pytest.approx(0.5 * 9.0)
 
 
 def test_spoiled_images_are_to_be_shown_as_they_were():
@@ -133,8 +133,8 @@ def test_missing_tiles_inside_the_object_are_left_out(encoder):
     pair = bent_pair(False)
     data = pair.moving.data.clone()
     a, b, c = data.shape[2:]
-    data[..., a // 2 - 5 : a // 2 + 3, b // 3 : b // 3 + 7, c // 3 : c // 3 + 9] = 0.0
-    data[..., a // 2 - 2 : a // 2 + 6, b // 2 : b // 2 + 8, c // 2 : c // 2 + 8] = 0.0
+    data[..., a // 2 - 5 : a // 2 + 3, b // 3 : b // 3 + 7, c // 3 : c // 3 + 9] = data.min()
+    data[..., a // 2 - 2 : a // 2 + 6, b // 2 : b // 2 + 8, c // 2 : c // 2 + 8] = data.min()
     spoiled = replace(pair, moving=Image(data, pair.moving.grid))
     errors = {}
     for ignore in (True, False):
@@ -142,7 +142,7 @@ def test_missing_tiles_inside_the_object_are_left_out(encoder):
             "ssemnet", model=encoder[2], ignore_empty=ignore, iterations=(30, 25), factors=(2, 1)
         )
         errors[ignore] = bend_error_mm(system.register(spoiled, Progress()).transform)
-    assert errors[True] < errors[False] < bend_error_mm(Transform())
+    assert errors[True] < 0.9 * errors[False], errors
 
 
 @pytest.mark.parametrize(("key", "values"), [
