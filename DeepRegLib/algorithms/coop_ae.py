@@ -96,7 +96,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="cooperation",
-            default=0.2,
+            default=0.1,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared distance from what the autoencoder says; 0 leaves smooth "
