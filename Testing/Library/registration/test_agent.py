@@ -183,11 +183,14 @@ def test_states_lie_on_the_way_and_densely_near_the_truth():
     bounds = torch.tensor([30.0] * 3 + [15.0] * 3)
     assert (left.abs() <= bounds).all() and left.mean(dim=0).abs().max() < 1.0
     assert left[:, :3].abs().max() > 25.0 and left[:, 3:].abs().max() > 13.0
-    largest = left.abs().amax(dim=1)
+    shifts, turns = left[:, :3].abs(), left[:, 3:].abs()
+    largest = shifts.amax(dim=1)
     assert (largest < 3.0).double().mean() > 0.25, "a fifth of the way is within a tenth of it"
     # Where the path has begun, several parameters share the largest size.
-    shared = (left.abs() > largest[:, None] - 1e-9).sum(dim=1)
+    shared = (shifts > largest[:, None] - 1e-9).sum(dim=1)
     assert (shared >= 2).double().mean() > 0.5
+    # An agent may be done with shifts before it sees the turns.
+    assert ((largest < 1.0) & (turns.amax(dim=1) > 5.0)).double().mean() > 0.05
 
 
 def test_who_goes_too_far_is_lost_and_finds_nothing():
