@@ -40,7 +40,7 @@ class Measuring(Protocol):
 
 def similarity_for(
     name: str,
-    spacing_mm: Sequence[float],
+    voxel_mm: Sequence[float],
     metric_model: str = "",
     device: torch.device | str = "cpu",
     **options: Any,
@@ -49,7 +49,7 @@ def similarity_for(
 
     Args:
         name: One of `losses.SIMILARITIES`, ``deep_metric``, or ``features``.
-        spacing_mm: Voxel size of the images along the tensor axes.
+        voxel_mm: Voxel size of the images along the tensor axes.
         metric_model: For a learned one: name or file of the model; the newest if empty. Others
             do without.
         device: Where the images are.
@@ -62,7 +62,7 @@ def similarity_for(
     if name not in LEARNED:
         return plain_similarity(name, **options)
     system, network, card = load_metric(name, metric_model)
-    return system.measure(network.to(device), spacing_mm, card.spacing_mm)
+    return system.measure(network.to(device), voxel_mm, card.spacing_mm)
 
 
 def load_metric(name: str, model: str = "") -> tuple[Measuring, nn.Module, ModelCard]:
