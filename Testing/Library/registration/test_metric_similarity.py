@@ -173,5 +173,7 @@ def test_points_of_a_lattice_are_the_voxels_of_the_level_in_its_order():
 def test_learned_names_are_known_in_sums_and_unknown_ones_refused():
     assert parse_terms("lncc + 0.5*deep_metric") == [(1.0, "lncc"), (0.5, "deep_metric")]
     assert type(similarity_for("mi", (1.0, 1.0, 1.0), "unused")).__name__ == "MutualInformation"
+    ngf = similarity_for("ngf", (1.0, 2.0, 3.0), spacing_mm=(1.0, 2.0, 3.0))
+    assert ngf.spacing_mm == (1.0, 2.0, 3.0)
     with pytest.raises(ParameterError, match="no similarity 'deep'"):
         similarity_for("deep", (1.0, 1.0, 1.0))
