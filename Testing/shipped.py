@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
-from conftest import ROOT
 from support import ORIENTATIONS, smooth_displacement
 
 from DeepRegLib.geometry.field import Field
@@ -14,6 +14,7 @@ from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import read_image
 from DeepRegLib.registration.base import Image, ImagePair
 
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = sorted((ROOT / "Resources" / "Models").glob("*.safetensors"))
 SAMPLE = ROOT / "Resources" / "SampleData" / "Colin27_T1_brain.nii.gz"
 
