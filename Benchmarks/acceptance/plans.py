@@ -201,12 +201,12 @@ PLANS: dict[str, Plan] = {
     ),
     "vxm_prob": Plan(
         {"full": Variant(), "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
-        extra=("inverse", "uncertainty"),
+        steps=1500, extra=("inverse", "uncertainty"),
     ),
     "faim": Plan(
         {"full": Variant(), "without penalty": Variant({"folding": 0.0}),
          "vxm": Variant({"smoothness": 0.05}, "vxm")},
-        _faim,
+        _faim, steps=1500,
     ),
     "icnet": Plan(
         {"full": Variant(), "without inverse consistency": Variant({"inverse_consistency": 0.0}),

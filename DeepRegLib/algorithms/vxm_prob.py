@@ -90,7 +90,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="radius",
-            default=4,
+            default=2,
             minimum=1,
             maximum=10,
             unit="voxel",
@@ -151,7 +151,7 @@ SPEC = AlgorithmSpec(
 _START = -10.0
 #: Standard deviation of the window in which samples are drawn alike, and of that in which their
 #: variance is averaged, in voxels of the velocity.
-_ALIKE, _POOLING = 1.5, 1.5
+_ALIKE, _POOLING = 1.5, 3.0
 
 
 class Algorithm(LearnedRegistration):

@@ -21,6 +21,9 @@ _HIDDEN = 20.0
 _MOMENTUM = 0.95
 #: Coefficients of the iteration that leads singular values to between 0.7 and 1.2, and its length.
 _QUINTIC, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
+#: A gradient counts at most so many times the usual length, which is a mean over some steps: one
+#: outlier would lead the momentum astray for long, as Muon's steps are never small.
+_OUTLIER, _USUAL = 3.0, 0.05
 #: Adam's means, and what keeps it from dividing by zero.
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
@@ -107,10 +110,16 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _muon(weight: Tensor, state: dict[str, Tensor], rate: float) -> None:
-    if not state:
-        state["momentum"] = torch.zeros_like(weight)
     gradient = weight.grad
     assert gradient is not None
+    length = gradient.norm()
+    if not state:
+        state["momentum"], state["usual"] = torch.zeros_like(weight), length.clone()
+    # Before the layers behind it have learned something, a layer may have no gradient at all.
+    usual = torch.where(state["usual"] > 0, state["usual"], length)
+    allowed = torch.minimum(length, _OUTLIER * usual)
+    state["usual"].copy_(usual.lerp(allowed, _USUAL))
+    gradient = gradient * (allowed / length.clamp_min(1e-30))
     state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
     ahead = gradient.lerp(state["momentum"], _MOMENTUM)
     rows = ahead.shape[0]

@@ -119,16 +119,16 @@ def test_uncertainty_is_in_mm():
 
 
 def test_uncertainty_shows_where_the_posterior_is_wide_and_repeats():
-    half = (8, 9, 10)
+    half = (8, 9, 30)
     log_variance = torch.full((1, 3, *half), -8.0)
-    log_variance[:, :, :, :, 5:] = -3.0
+    log_variance[:, :, :, :, 15:] = -3.0
     posterior = Fixed(velocity(half, 1.0), log_variance)
-    images = torch.rand(2, 1, 1, 16, 18, 20)
+    images = torch.rand(2, 1, 1, 16, 18, 60)
     before = torch.get_rng_state()
     first = make(draws=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
     again = make(draws=20).predict(posterior, *images, 2.0).maps["uncertainty_mm"]
     assert torch.equal(first, again) and torch.equal(before, torch.get_rng_state())
-    assert first[..., 14:].mean() > 5 * first[..., :6].mean()
+    assert first[..., 45:].mean() > 5 * first[..., :15].mean()
 
 
 @pytest.mark.parametrize("name", ["mse", "lncc"])

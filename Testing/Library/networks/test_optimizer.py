@@ -91,6 +91,30 @@ def test_weights_without_a_gradient_stay():
     assert torch.equal(two.weight, kept)
 
 
+def test_a_layer_that_had_no_gradient_at_first_learns_later():
+    layer = nn.Linear(6, 4, bias=False)
+    before = layer.weight.detach().clone()
+    optimizer = network_optimizer("muon", layer, [layer.weight], 1e-3)
+    for gradient in (torch.zeros(4, 6), torch.zeros(4, 6), _random(4, 6)):
+        layer.weight.grad = gradient
+        optimizer.step()
+    assert float((layer.weight.detach() - before).norm()) > 0.02
+
+
+def test_one_outlier_does_not_lead_astray():
+    """After a gradient a thousand times too large, the next usual ones decide again."""
+    layer = nn.Linear(6, 4, bias=False)
+    optimizer = network_optimizer("muon", layer, [layer.weight], 1e-3)
+    usual, outlier = _random(4, 6), 1000.0 * _random(4, 6, seed=1)
+    for gradient in [*[usual] * 30, outlier, usual]:
+        layer.weight.grad = gradient.clone()
+        before = layer.weight.detach().clone()
+        optimizer.step()
+    change = before - layer.weight.detach()
+    expected = orthogonal(usual) * 0.02
+    assert float((change - expected).norm() / expected.norm()) < 0.5
+
+
 def test_its_state_goes_on():
     network = nn.Sequential(Convolution(1, 4), Head(4))
     again = copy.deepcopy(network)
