@@ -22,13 +22,16 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from .api import Registered, evaluate, list_algorithms, register, warp
+    from .check import Checked, check_registration
     from .geometry.grid import Grid
     from .geometry.transform import Transform
+    from .raw import register_raw, simulate_raw
     from .registration.base import Event, Image, ImagePair, Progress, Result
 
 #: Where the public names live. (The list of algorithms is not called `algorithms`: importing the
 #: subpackage of that name would hide it.)
 _HOME = {
+    "Checked": ".check",
     "Event": ".registration.base",
     "Grid": ".geometry.grid",
     "Image": ".registration.base",
@@ -37,15 +40,19 @@ _HOME = {
     "Registered": ".api",
     "Result": ".registration.base",
     "Transform": ".geometry.transform",
+    "check_registration": ".check",
     "evaluate": ".api",
     "list_algorithms": ".api",
     "register": ".api",
+    "register_raw": ".raw",
+    "simulate_raw": ".raw",
     "warp": ".api",
 }
 
 __all__ = [
-    "Event", "Grid", "Image", "ImagePair", "Progress", "Registered", "Result", "Transform",
-    "evaluate", "list_algorithms", "register", "warp",
+    "Checked", "Event", "Grid", "Image", "ImagePair", "Progress", "Registered", "Result",
+    "Transform", "check_registration", "evaluate", "list_algorithms", "register", "register_raw",
+    "simulate_raw", "warp",
 ]  # fmt: skip
 
 

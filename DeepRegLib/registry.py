@@ -13,6 +13,8 @@ from .errors import ParameterError
 from .spec import AlgorithmSpec
 
 ALGORITHMS_FOLDER = Path(__file__).parent / "algorithms"
+#: Systems that learn but register nothing: they judge a registration.
+ESTIMATORS_FOLDER = Path(__file__).parent / "estimators"
 _SPEC_CLASSES = ("AlgorithmSpec", "Parameter", "Reference", "Needs", "Outputs")
 
 
@@ -24,25 +26,33 @@ def specs() -> dict[str, AlgorithmSpec]:
         >>> "greedy" in specs()
         True
     """
-    files = sorted(f for f in ALGORITHMS_FOLDER.glob("*.py") if not f.name.startswith("_"))
-    found = [read_spec(file) for file in files]
+    found = _read(ALGORITHMS_FOLDER)
     order = {family: position for position, family in enumerate(_spec.FAMILIES)}
     found.sort(key=lambda s: (order[s.family], s.title))
     return {s.key: s for s in found}
 
 
+@functools.cache
+def estimators() -> dict[str, AlgorithmSpec]:
+    """Returns the specs of the systems that register nothing, by key, sorted by title.
+
+    They have models, parameters and a training like algorithms, but no list shows them as one.
+    """
+    return {s.key: s for s in sorted(_read(ESTIMATORS_FOLDER), key=lambda s: s.title)}
+
+
 def spec(key: str) -> AlgorithmSpec:
-    """Returns the spec of one algorithm.
+    """Returns the spec of one algorithm, or of one system that judges registrations.
 
     Raises:
         ParameterError: If there is no such algorithm.
     """
-    try:
-        return specs()[key]
-    except KeyError:
+    found = specs().get(key) or estimators().get(key)
+    if found is None:
         raise ParameterError(
             f"There is no algorithm '{key}'; choose from: {', '.join(specs())}."
-        ) from None
+        )
+    return found
 
 
 def read_spec(file: Path) -> AlgorithmSpec:
@@ -78,8 +88,14 @@ def create(key: str, **values: Any) -> Any:
         ParameterError: If the algorithm or a parameter is unknown, or a value does not fit.
     """
     complete = spec(key).values(**values)
-    module = importlib.import_module(f"{__package__}.algorithms.{key}")
+    folder = ALGORITHMS_FOLDER if key in specs() else ESTIMATORS_FOLDER
+    module = importlib.import_module(f"{__package__}.{folder.name}.{key}")
     return module.Algorithm(**complete)
+
+
+def _read(folder: Path) -> list[AlgorithmSpec]:
+    files = sorted(f for f in folder.glob("*.py") if not f.name.startswith("_"))
+    return [read_spec(file) for file in files]
 
 
 def _evaluate(node: ast.expr, file: Path) -> Any:

@@ -174,7 +174,8 @@ class AlgorithmSpec:
         title: Name for people.
         family: One of `FAMILIES`, groups the algorithms in the panel.
         summary: One sentence for people who choose.
-        transform: ``linear``, ``bspline`` or ``dense``: the kind of transform that it estimates.
+        transform: ``linear``, ``bspline`` or ``dense``: the kind of transform that it estimates;
+            ``none`` for a system that judges registrations (`estimators/`).
         parameters: Its settings, in the order in which a form shows them.
         references: Its publications.
         needs: What it needs beside two images.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from . import (
     checks_birnet,
     checks_deepatlas,
+    checks_error_map,
     checks_flownet_ssm,
     checks_istn,
     checks_label_reg,
@@ -42,6 +43,7 @@ PLANS: dict[str, Plan] = {
     "label_reg": _label_reg(),
     "istn": checks_istn.PLAN,
     "deepatlas": _deepatlas(),
+    "error_map": checks_error_map.PLAN,
 }
 MEASURES: dict[str, Measure] = {
     **measure.EXTRA,
@@ -51,4 +53,5 @@ MEASURES: dict[str, Measure] = {
     **checks_label_reg.EXTRA,
     **checks_istn.EXTRA,
     "segmentation": checks_deepatlas.segmentation,
+    **checks_error_map.EXTRA,
 }

@@ -16,7 +16,19 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import Cancelled, DeepRegError
-from . import anatomies, batch, describe, evaluate, models, register, sections, train, warp
+from . import (
+    anatomies,
+    batch,
+    check,
+    describe,
+    evaluate,
+    models,
+    raw,
+    register,
+    sections,
+    train,
+    warp,
+)
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -71,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     batch.add(commands, common)
     warp.add(commands, common)
     evaluate.add(commands, common)
+    check.add(commands, common)
+    raw.add(commands, common)
     train.add(commands, common)
     anatomies.add(commands, common)
     sections.add(commands, common)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .. import registry
 from ..errors import Cancelled, ParameterError
 from ..training.settings import PARAMETERS
 from .register import parsed_settings
@@ -157,8 +158,8 @@ def _summary(trained: Trained) -> str:
             lines.append(f"  {text} {card.figures[name]:.3f}, before {card.figures[base]:.3f}")
     if "folds_percent" in card.figures:
         lines.append(f"  folds {card.figures['folds_percent']:.3g} %")
-    lines.append(
-        f"Use it: python -m DeepRegLib register FIXED MOVING --algorithm {card.algorithm} "
-        f"--set model={card.name}"
-    )
+    use = f"register FIXED MOVING --algorithm {card.algorithm} --set model={card.name}"
+    if registry.spec(card.algorithm).transform == "none":
+        use = f"check --fixed FIXED --moving MOVING --transform FILE --model {card.name}"
+    lines.append(f"Use it: python -m DeepRegLib {use}")
     return "\n".join(lines)

@@ -34,6 +34,11 @@ def parse_stages(algorithm: str) -> tuple[str, ...]:
             f"'{algorithm}' is not an algorithm; join names with '+', such as rigid+affine+greedy."
         )
     specs = [registry.spec(key) for key in keys]
+    for spec in specs:
+        if spec.transform == "none":
+            raise ParameterError(
+                f"'{spec.key}' registers nothing; it judges registrations (command 'check')."
+            )
     return (*specs[0].stages, *keys) if len(keys) == 1 and not alone else tuple(keys)
 
 

@@ -143,6 +143,18 @@ class Trainable(ABC):
         """Returns the stages of a training, in order; one by default."""
         return (Stage("train"),)
 
+    def figures(self, batch: Batch, prediction: Prediction) -> dict[str, float] | None:
+        """Returns what validation measures of a pair, for a system that registers nothing.
+
+        None for one that registers; then the usual figures are measured (`training.validation`).
+        The figure ``score``, more is better, chooses the best weights.
+
+        Args:
+            batch: A pair for validation, on the CPU.
+            prediction: What `predict` says of it.
+        """
+        return None
+
     def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
         """Returns the pairs that the system learns from, made of those that the user gave.
 

@@ -140,6 +140,8 @@ def sentence(step: int, steps: int, figures: Mapping[str, float]) -> str:
         ("dice", "dice_before", "Dice", ".3f", ""),
         ("ncc", "ncc_before", "correlation", ".3f", ""),
         ("error_mm", "error_before_mm", "error", ".2f", " mm"),
+        ("correlation", "", "agreement r", ".3f", ""),
+        ("rmse_mm", "deviation_mm", "error of the estimate", ".2f", " mm"),
     ):
         if name in figures:
             was = f" ({figures[before]:{form}} before)" if before in figures else ""

@@ -64,7 +64,10 @@ def validate(
             for pair in pairs:
                 fixed, moving = pair.fixed.to(device), pair.moving.to(device)
                 prediction = algorithm.predict(network, fixed, moving, pair.spacing_mm)
-                found.append(_figures(pair, prediction, structures_of(algorithm)))
+                own = algorithm.figures(pair, prediction)
+                if own is None:
+                    own = _figures(pair, prediction, structures_of(algorithm))
+                found.append(own)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -90,8 +93,11 @@ def untouched(pairs: Sequence[Batch], structures: frozenset[int] = frozenset()) 
 
 
 def score(figures: dict[str, float]) -> float | None:
-    """Returns what the best network is chosen by: Dice, else the correlation; more is better."""
-    for name in ("dice", "ncc"):
+    """Returns what the best network is chosen by, more is better.
+
+    The system's own score, Dice, or else the correlation.
+    """
+    for name in ("score", "dice", "ncc"):
         value = figures.get(name)
         if value is not None:
             return value if np.isfinite(value) else None

@@ -48,6 +48,7 @@ ALLOWED = {
         "errors",
         "__version__",
     },
+    "estimators": {"registration", "losses", "geometry", "networks", "training", "spec", "errors"},
     "algorithms": {"registration", "losses", "geometry", "networks", "training", "spec", "errors"},
     "io": {"io", "geometry", "registration", "errors"},
     "bridge": {"bridge", "geometry", "registration", "io", "pictures", "errors", "job"},
