@@ -252,7 +252,7 @@ def _finish(
     for where in dict.fromkeys([device, torch.device("cpu")]):
         try:
             with torch.no_grad():
-                transform = _settled(result.transform.to(where), pair.fixed.grid)
+                transform = settled(result.transform.to(where), pair.fixed.grid)
                 inverse, _ = invert(transform, pair.moving.grid)
                 progress.update(0.4)
                 moved = warp_image(
@@ -272,7 +272,7 @@ def _finish(
     )
 
 
-def _settled(transform: Transform, fixed: Grid) -> Transform:
+def settled(transform: Transform, fixed: Grid) -> Transform:
     """Returns the transform with its field on the fixed grid and at rest at the rim.
 
     A rim that still moves is faded over twice its motion, which cannot fold.

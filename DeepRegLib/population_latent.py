@@ -32,7 +32,7 @@ from .io.images import write_image
 from .io.itk_transform import write_transform
 from .operations import warp_image
 from .outputs import Writer
-from .pipeline import _settled, choose_device
+from .pipeline import choose_device, settled
 from .population import Named, displacement_on, table_writer, write_folder
 from .registration.base import Event, Image, ImagePair, Progress
 from .registration.compose import run_stages, stage_values
@@ -347,5 +347,5 @@ def _in_subject(
     parts = []
     for field in (result.transform.field, result.inverse.field):
         there = Transform(np.eye(4), Field(field.displacement.cpu(), subject.grid))
-        parts.append(_settled(there, subject.grid))
+        parts.append(settled(there, subject.grid))
     return parts[0], parts[1]

@@ -6,12 +6,19 @@ from dataclasses import replace
 
 from . import (
     checks_birnet,
+    checks_coop_ae,
+    checks_cvae,
+    checks_deep_metric,
+    checks_deep_similarity,
     checks_deepatlas,
     checks_error_map,
     checks_flownet_ssm,
     checks_istn,
     checks_label_reg,
     checks_quicksilver,
+    checks_rl_deform,
+    checks_rl_rigid,
+    checks_ssemnet,
     measure,
     plans,
 )
@@ -44,6 +51,13 @@ PLANS: dict[str, Plan] = {
     "istn": checks_istn.PLAN,
     "deepatlas": _deepatlas(),
     "error_map": checks_error_map.PLAN,
+    "coop_ae": checks_coop_ae.PLAN,
+    "cvae": checks_cvae.PLAN,
+    "deep_metric": checks_deep_metric.PLAN,
+    "deep_similarity": checks_deep_similarity.PLAN,
+    "rl_deform": checks_rl_deform.PLAN,
+    "rl_rigid": checks_rl_rigid.PLAN,
+    "ssemnet": checks_ssemnet.PLAN,
 }
 MEASURES: dict[str, Measure] = {
     **measure.EXTRA,
@@ -54,4 +68,11 @@ MEASURES: dict[str, Measure] = {
     **checks_istn.EXTRA,
     "segmentation": checks_deepatlas.segmentation,
     **checks_error_map.EXTRA,
+    **checks_coop_ae.EXTRA,
+    **checks_cvae.EXTRA,
+    **checks_deep_metric.EXTRA,
+    **checks_deep_similarity.EXTRA,
+    **checks_rl_deform.EXTRA,
+    **checks_rl_rigid.EXTRA,
+    **checks_ssemnet.EXTRA,
 }

@@ -23,6 +23,7 @@ from . import (
     describe,
     evaluate,
     models,
+    population,
     raw,
     register,
     sections,
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     raw.add(commands, common)
     train.add(commands, common)
     anatomies.add(commands, common)
+    population.add(commands, common)
     sections.add(commands, common)
     text = "run jobs from standard input (for the Slicer panel)"
     worker = commands.add_parser("worker", parents=[common], help=text)

@@ -74,7 +74,7 @@ class LearnedRegistration(Trainable):
             FileFormatError: If the model is damaged or does not fit.
             InputError: If the network's answer is not finite.
         """
-        progress.update(0.0)
+        progress.update(0.01)
         file = self.model()
         with _own_randomness(pair.device):
             if file is None:
@@ -173,7 +173,7 @@ def see(pair: ImagePair, frame: ModelFrame, multiple: int = 16, labels: bool = F
         labels: Whether the label maps of the pair go along.
     """
     start = pair.initial or Transform()
-    fixed, moving = (_masked(pair.fixed, pair.fixed_mask), _masked(pair.moving, pair.moving_mask))
+    fixed, moving = (masked(pair.fixed, pair.fixed_mask), masked(pair.moving, pair.moving_mask))
     grid = frame.grid(fixed, multiple)
     onto = [
         onto_frame(normalized(fixed), fixed.grid, grid),
@@ -307,7 +307,7 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _masked(image: Image, mask: Image | None) -> Image:
+def masked(image: Image, mask: Image | None) -> Image:
     """Returns an image whose voxels outside a mask have the least value that is inside."""
     inside = mask_on_grid(mask, image.grid, image.data.device)
     if inside is None or not bool(inside.any()):
@@ -326,7 +326,7 @@ def _within(shown: Tensor, mask: Image | None, grid: Grid, transform: Transform)
 
 def _frame_without_model(pair: ImagePair, multiple: int) -> ModelFrame:
     """Voxels as large as a network that has to learn here can afford, around the object."""
-    fixed = _masked(pair.fixed, pair.fixed_mask)
+    fixed = masked(pair.fixed, pair.fixed_mask)
     finest = min(fixed.grid.spacing_mm)
     least = (multiple, multiple, multiple)
     grid = ModelFrame(finest, least).grid(fixed, multiple)

@@ -94,8 +94,8 @@ class MetricRegistration(LearnedRegistration):
             return Result(pair.initial or Transform())
         masked = replace(
             pair,
-            fixed=learned._masked(pair.fixed, pair.fixed_mask),
-            moving=learned._masked(pair.moving, pair.moving_mask),
+            fixed=learned.masked(pair.fixed, pair.fixed_mask),
+            moving=learned.masked(pair.moving, pair.moving_mask),
         )
         with learned._own_randomness(pair.device):
             ready = self.compared(masked, progress)

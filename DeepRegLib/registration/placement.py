@@ -28,7 +28,7 @@ _REACH = 3
 #: Begin of the names of maps that belong to the moving image.
 _OF_MOVING = "moving_"
 #: Ends of the names of maps in mm that mean nothing where the fixed image shows nothing.
-_OF_OBJECT = ("uncertainty_mm", "error_mm")
+_OF_OBJECT = ("uncertainty_mm", "error_mm", "atypicality_mm")
 
 
 def placed(prediction: Prediction, grid: Grid, pair: ImagePair) -> Result:

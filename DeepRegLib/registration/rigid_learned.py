@@ -11,7 +11,7 @@ from ..geometry.affine import about_point
 from ..geometry.transform import Transform
 from .base import ImagePair, Progress, Result
 from .initialize import moments
-from .learned import LearnedRegistration, _masked
+from .learned import LearnedRegistration, masked
 from .model_frame import ModelFrame
 
 
@@ -42,13 +42,13 @@ def mass_start(pair: ImagePair) -> Transform:
 
     What a mask leaves out has no part in it.
     """
-    fixed = _masked(pair.fixed, pair.fixed_mask)
-    moving = _masked(pair.moving, pair.moving_mask)
+    fixed = masked(pair.fixed, pair.fixed_mask)
+    moving = masked(pair.moving, pair.moving_mask)
     return Transform(about_point(np.eye(3), moments(fixed)[0], moments(moving)[0]))
 
 
 def object_center_ras(pair: ImagePair) -> NDArray[np.float64]:
     """Returns the middle of the fixed image's object in RAS mm, which is that of a model's grid."""
-    fixed = _masked(pair.fixed, pair.fixed_mask)
+    fixed = masked(pair.fixed, pair.fixed_mask)
     # The middle does not depend on voxel size and shape of the model.
     return ModelFrame(min(fixed.grid.spacing_mm), (1, 1, 1)).grid(fixed, 1).center_ras

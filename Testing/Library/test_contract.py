@@ -22,7 +22,11 @@ from DeepRegLib.registration.compose import parse_stages
 #: Whatever makes a run small, for those algorithms that have it.
 SMALL = {"initialization": "stored", "samples": 4000, "sizes": (12, 24), "time_steps": 3}
 #: What else makes the slowest of them quick enough to be run many times.
-SLOW = {"lddmm": {"iterations": (15, 15, 5)}}
+SLOW = {
+    "lddmm": {"iterations": (15, 15, 5)},
+    "deep_metric": {"iterations": (4, 3, 2), "channels": (8, 8, 8, 8, 8), "patches": 8},
+    "ssemnet": {"iterations": (6, 5, 4), "channels": (6, 8, 8)},
+}
 
 
 def small_settings(key):
@@ -275,9 +279,13 @@ def test_a_system_that_learns_takes_a_model_of_its_own(case, tmp_path, monkeypat
     assert result.provenance["model"]["terms"] == "for this test"
     assert error_mm(case.key, result.transform) < error_mm(case.key, start.initial) + 0.3
     fitted = registry.create(case.key, pair_steps=2).register(start, Progress())
-    assert len(fitted.history) == 2 and all(np.isfinite(e["value"]) for e in fitted.history)
+    assert fitted.provenance["pair_steps"] == 2
+    assert fitted.history and all(np.isfinite(e["value"]) for e in fitted.history)
     again = create(case.key).register(start, Progress())
-    assert torch.equal(again.transform.field.displacement, result.transform.field.displacement)
+    np.testing.assert_array_equal(again.transform.linear, result.transform.linear)
+    if result.transform.field is not None:
+        one, two = (r.transform.field.displacement for r in (again, result))
+        assert torch.equal(one, two)
 
 
 @pytest.mark.gpu
