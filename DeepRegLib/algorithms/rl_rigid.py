@@ -11,7 +11,7 @@ Two agents work one after the other. The coarse one sees the whole object at `co
 voxel size. The slope of its decision by the intensities tells where its attention lies: the fine
 one sees cubes there at full resolution, and at each step the one of them that is surest of its
 action acts, about its own middle. An agent stops when it comes back to a transform that it had
-before (most often after two steps to and fro), and the mean of the transforms of that cycle is
+before (most often after two steps there and back), and the mean of the transforms of that cycle is
 taken; or when no action promises anything; or after too many steps.
 
 All actions and transforms of a run come along as `trajectory` in the provenance, so that it can be

@@ -20,7 +20,7 @@ from .rigid_motion import average_motion, motion_matrix, motion_parameters
 ACTIONS = ("R+", "A+", "S+", "turn R+", "turn A+", "turn S+",
            "R-", "A-", "S-", "turn R-", "turn A-", "turn S-")  # fmt: skip
 #: An agent rests where all actions are worth less. At the truth they are worth -1 and the way back;
-#: where values are not quite learned, going to and fro is a surer sign of it.
+#: where values are not quite learned, going there and back is a surer sign of it.
 WORTH = -0.3
 #: A transform this near to an earlier one (in steps) closes a cycle.
 _SAME = 0.5
