@@ -155,7 +155,9 @@ def known_warps(
         pair = people[number % len(people)]
         noise = torch.randn(1, 3, *FRAME.shape, generator=generator)
         velocity = gaussian_smooth(noise, 4.0)
-        velocity = velocity * (most_mm / SPACING_MM / velocity.norm(dim=1).max())
+        # Smoothing leaves more at the edges of the grid, so the largest is that in the brain.
+        largest = velocity.norm(dim=1, keepdim=True)[pair.inside].max()
+        velocity = velocity * (most_mm / SPACING_MM / largest)
         # moving = fixed o exp(-v), so that moving(x + u(x)) = fixed(x) with u = exp(v) - id.
         bend = Transform(np.eye(4), Field(exponential(-velocity), pair.grid))
         moving = bend.warp(pair.fixed, pair.grid, pair.grid)

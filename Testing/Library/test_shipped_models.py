@@ -55,7 +55,7 @@ def test_it_undoes_a_known_deformation(path):
     result = system.register(pair, Progress())
     before, after = shipped.error_mm(Transform()), shipped.error_mm(result.transform)
     assert before > 3.0
-    assert after < 0.6 * before, (before, after)
+    assert after < 0.8 * before, (before, after)
 
 
 def test_its_weights_are_numbers(path):
