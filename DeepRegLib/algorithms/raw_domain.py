@@ -92,6 +92,7 @@ SPEC = AlgorithmSpec(
             name="seed",
             default=0,
             minimum=0,
+            maximum=1000000,
             help="Decides which samples are drawn.",
             advanced=True,
         ),
