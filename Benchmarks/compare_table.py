@@ -148,7 +148,8 @@ def name_of(method: str) -> str:
     if not is_ours(method):
         return NAMES.get(method, method)
     _, stages, preset = [*method.split(":"), "balanced"][:3]
-    return f"DeepReg {stages.split('+')[-1]} ({preset})"
+    found = " + ".join(key for key in stages.split("+") if key not in ("rigid", "affine"))
+    return f"DeepReg {found} ({preset})"
 
 
 def section(dataset: str, entries: Sequence[Entry], title: str = "", suffix: str = "") -> str:
