@@ -37,4 +37,5 @@ def test_a_model_brings_a_volume_onto_another(panel, path):
     assert f"The model is '{card.name}'" in panel.ui.logText.plainText
     found = desk.to_moving(panel.ui.transformSelector.currentNode(), points)
     before = np.linalg.norm(points - goal, axis=1).mean()
-    assert np.linalg.norm(found - goal, axis=1).mean() < 0.8 * before
+    left = np.linalg.norm(found - goal, axis=1).mean() / before
+    assert left < shipped.LEFT_BY.get(card.algorithm, shipped.LEFT)

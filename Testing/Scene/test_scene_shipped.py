@@ -51,4 +51,5 @@ def test_a_model_brings_a_volume_onto_another(scene, worker, path):
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, outcome.transform, general)
     found = map_points(general, points)
     before = np.linalg.norm(points - goal, axis=1).mean()
-    assert np.linalg.norm(found - goal, axis=1).mean() < 0.8 * before
+    left = np.linalg.norm(found - goal, axis=1).mean() / before
+    assert left < shipped.LEFT_BY.get(card.algorithm, shipped.LEFT)
