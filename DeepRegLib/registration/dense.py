@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from .deformations import DEFORMATIONS, Compositive, Deformation, StepSettings
 from .folds import without_folds
 from .guidance import hold_out, label_pair, label_term, landmark_pull, target_error_mm
 from .landmark_start import LandmarkPull
-from .levels import Lattice, PairLevel, level_spacings
+from .levels import Lattice, PairLevel, level_spacings, levels_with_detail
 from .metric_similarity import similarity_for
 from .objective import LevelObjective
 from .preparation import prepared
@@ -130,12 +130,14 @@ class DenseEngine:
         model: Deformation | None = None
         carried: tuple[Field, ...] = ()
         spacings = level_spacings(s.finest_mm, s.factors, pair.fixed.grid.spacing_mm)
+        levels = levels_with_detail(spacings, pair.fixed.grid)
+        spacings, iterations = ([list(v)[k] for k in levels] for v in (spacings, s.iterations))
         with torch.no_grad():
-            for index, span in enumerate(_spans(s.factors, s.iterations)):
+            for index, span in enumerate(_spans(spacings, iterations)):
                 objective = self._objective(pair, labels, initial.linear, spacings[index])
                 pull = self._pull(pair, objective.lattice.grid, initial.linear, progress, index)
                 model = self._model(objective, self._steps(), initial.field, carried, pull)
-                self._run(model, index, span, initial.linear, progress)
+                self._run(model, index, iterations[index], span, initial.linear, progress)
                 carried = model.carried()
                 if progress.stop_requested:
                     break
@@ -203,11 +205,12 @@ class DenseEngine:
         self,
         model: Deformation,
         index: int,
+        total: int,
         span: tuple[float, float],
         linear: Matrix,
         progress: Progress,
     ) -> None:
-        total, values, waiting = self._settings.iterations[index], [], []
+        values, waiting = [], []
         for iteration in range(total):
             value = model.iterate()
             waiting.append(value)
@@ -232,9 +235,9 @@ class DenseEngine:
         ]
 
 
-def _spans(factors: tuple[int, ...], iterations: tuple[int, ...]) -> list[tuple[float, float]]:
+def _spans(spacings: Sequence[float], iterations: Sequence[int]) -> list[tuple[float, float]]:
     """Share of the run that each level begins and ends at, by its voxels times iterations."""
-    costs = np.array([n / f**3 for n, f in zip(iterations, factors)])
+    costs = np.array([n / s**3 for n, s in zip(iterations, spacings)])
     ends = np.concatenate([[0.0], np.cumsum(costs) / max(costs.sum(), 1e-9)])
     return [(float(a), float(b)) for a, b in itertools.pairwise(ends)]
 

@@ -29,6 +29,9 @@ from ..losses.blocks import block_sum
 from .base import ImagePair
 from .preprocess import make_level, mask_on_grid, rescale_intensity
 
+#: A level on which the image has fewer voxels along its longest axis tells nothing.
+_FEWEST = 6
+
 
 @dataclass(frozen=True, eq=False)
 class PairLevel:
@@ -338,3 +341,19 @@ def level_spacings(finest_mm: float, factors: Sequence[int], spacing_mm: Sequenc
     """Returns the voxel size of each level in mm, the finest at least that of the image."""
     finest = max(min(spacing_mm), finest_mm)
     return [factor * finest for factor in factors]
+
+
+def levels_with_detail(spacings: Sequence[float], grid: Grid) -> list[int]:
+    """Returns the numbers of the levels on which the image is more than a few voxels.
+
+    Args:
+        spacings: Voxel size of each level in mm.
+        grid: Grid of the fixed image.
+
+    Returns:
+        Numbers of the levels that leave `_FEWEST` voxels along the longest axis; the last level is
+        always among them.
+    """
+    longest = max(n * mm for n, mm in zip(grid.shape, grid.spacing_mm))
+    last = len(spacings) - 1
+    return [k for k, mm in enumerate(spacings) if k == last or longest / mm >= _FEWEST]

@@ -26,7 +26,7 @@ def _slow(panel):
     panel.ui.stagesCombo.setCurrentIndex(panel.ui.stagesCombo.count - 1)
     editor = panel.parts.algorithm.form.editor("greedy.iterations")
     editor.selectAll()
-    editor.insert("9000, 9000, 9000")
+    editor.insert("9000, 9000, 9000, 9000")
     editor.textEdited.emit(editor.text)
     desk.settle()
 

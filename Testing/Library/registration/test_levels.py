@@ -5,11 +5,13 @@ import pytest
 import torch
 from support import make_grid
 
+from DeepRegLib import registry
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.sampling import gaussian_smooth, sample, voxel_coordinates
 from DeepRegLib.losses import similarity
-from DeepRegLib.registration.base import Image, ImagePair
-from DeepRegLib.registration.levels import Lattice, PairLevel
+from DeepRegLib.registration.base import Image, ImagePair, Progress
+from DeepRegLib.registration.dense import DenseEngine, dense_settings
+from DeepRegLib.registration.levels import Lattice, PairLevel, levels_with_detail
 from DeepRegLib.registration.objective import LevelObjective
 
 GRID = make_grid("oblique", (25, 34, 12), (1.0, 1.2, 4.0), (5, -7, 3))
@@ -104,6 +106,20 @@ def test_forces_of_both_images_are_alike_when_they_trade_places():
     assert float(value) == pytest.approx(float(other), rel=1e-4)
     np.testing.assert_allclose(by_fixed, by_fixed_too, atol=1e-6)
     np.testing.assert_allclose(by_moving, by_moving_too, atol=1e-6)
+
+
+def test_levels_of_a_few_voxels_are_left_out():
+    # The longest axis counts in mm: 34 voxels of 1.2 mm here, 12 of 4 mm (48 mm).
+    assert levels_with_detail([16.0, 8.0, 4.0, 1.0], GRID) == [1, 2, 3]
+    assert levels_with_detail([32.0, 16.0], GRID) == [1]  # something has to be left
+
+
+def test_iterations_stay_with_their_level_when_a_coarse_one_is_left_out():
+    values = {**registry.specs()["greedy"].values("fast"), "factors": (64, 2), "tolerance": 0.0,
+              "iterations": (9, 3)}  # fmt: skip
+    pair = ImagePair(_blob(GRID, 0.0), _blob(GRID, np.array([2.0, -1.0, 1.0])))
+    history = DenseEngine(dense_settings(values)).register(pair, Progress()).history
+    assert [entry["iteration"] for entry in history] == [0, 1, 2]
 
 
 def _composed(displacement, update):

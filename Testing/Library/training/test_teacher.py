@@ -20,7 +20,7 @@ from DeepRegLib.training.lesson import Lesson, Teacher
 from DeepRegLib.training.teacher import TaughtPairs, mirrored
 
 NO_CHANGE = Augmentation()
-QUICK = {"iterations": (15, 10, 3)}
+QUICK = {"factors": (4, 2, 1), "iterations": (15, 10, 3)}
 SHOOTING = {"iterations": (6, 6, 4), "time_steps": 4, "widths": (4.0, 2.0), "weights": (1.0, 1.0)}
 
 
@@ -194,7 +194,7 @@ def test_every_pair_is_taught_once(tmp_path, counted):
     taught(Pairs(), tmp_path, 3)
     assert len(counted) == 3
     assert len(taught(Pairs(), tmp_path, 5)) == 5 and len(counted) == 5
-    taught(Pairs(), tmp_path, 3, Teacher("greedy", "fast", {"iterations": (15, 10, 4)}))
+    taught(Pairs(), tmp_path, 3, Teacher("greedy", "fast", {**QUICK, "iterations": (15, 10, 4)}))
     assert len(counted) == 8
     taught(Pairs(), tmp_path, 3, Teacher("syn", "fast", QUICK))
     assert len(counted) == 11
