@@ -73,7 +73,8 @@ class Checked:
 
     Args:
         volume: Estimated error in mm on the fixed grid, under the fixed volume's transform.
-        report: Verdict, sentence, figures, histogram and provenance; see `check.Checked.report`.
+        report: Verdict, sentence, figures, histogram and provenance, as in `check.Checked.report`,
+            and the ``names`` of what was checked: ``fixed``, ``moving``, ``transform``.
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode
@@ -161,7 +162,9 @@ def place_check(scene: slicer.vtkMRMLScene, request: CheckRequest, loaded: Loade
                 f"'{node.GetName()}' was deleted while the check ran; its result was not added. "
                 "Choose what to check again."
             )
-    report = dict(loaded.event.data)
+    nodes = {"fixed": request.fixed, "moving": request.moving, "transform": request.transform}
+    names = {role: node.GetName() for role, node in nodes.items() if node is not None}
+    report = {**loaded.event.data, "names": names}
     array, grid = loaded.arrays[_MAP]
     before = _earlier(scene, request)
     undo = None if before is None else undo_of(before)
