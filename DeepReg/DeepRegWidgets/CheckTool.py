@@ -194,7 +194,7 @@ class CheckTool(ToolPart):
         ui.checkFiguresLabel.text = _figures(report)
         display = volume.GetDisplayNode()
         highest = display.GetLevel() + display.GetWindow() / 2
-        text = _("Black to yellow: 0 to {highest} mm or more; nothing next to 0.")
+        text = _("Colors as in the histogram: 0 to {highest} mm or more; clear next to 0.")
         ui.checkScaleLabel.text = text.format(highest=f"{highest:g}")
         self._histogram.show(report["histogram"], report["threshold_mm"], highest)
 

@@ -14,6 +14,7 @@ from typing import Any
 import slicer
 
 from ..errors import InputError
+from ..pictures.color_maps import error_scale_mm
 from .extras import replace_map, undo_of
 from .frames import Start, initial_steps
 from .outcome import Loaded
@@ -173,10 +174,8 @@ def place_check(scene: slicer.vtkMRMLScene, request: CheckRequest, loaded: Loade
     try:
         with scene_transaction(scene):
             made = add_map_volume(scene, _name(request), array, grid, _MAP, request.fixed)
-            # Beyond the largest error that the model knows there are no values.
-            display, largest = made.GetDisplayNode(), float(report["largest_mm"])
-            high = min(display.GetLevel() + display.GetWindow() / 2, largest)
-            display.SetWindowLevel(high, high / 2)
+            high = error_scale_mm(float(report["threshold_mm"]), float(report["largest_mm"]))
+            made.GetDisplayNode().SetWindowLevel(high, high / 2)
             node = replace_map(scene, made, before, _MAP)
             _note(node, request, report)
     except BaseException:

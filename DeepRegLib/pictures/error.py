@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import GeometryError
 from ..geometry.grid import Grid
 from . import compose
-from .color_maps import ColorMap, color_map
+from .color_maps import ColorMap, color_map, error_scale_mm
 from .histogram import SIZE, TITLE, color_scale, histogram
 from .panels import window_of
 from .png import png_bytes
@@ -70,8 +70,8 @@ def error_picture(
     box = content_box(fixed, grid, windows[0][1] - 0.4 * abs(windows[0][0]))
     pixel = float(np.max(box[1] - box[0])) / _PIXELS
     planes = planes_through(grid, worst_place(error_mm, grid), pixel, box)
-    colors = color_map("error_mm", known)
-    colors = replace(colors, high=min(colors.high, float(edges_mm[-1])))
+    highest = error_scale_mm(threshold_mm, float(edges_mm[-1]))
+    colors = replace(color_map("error_mm"), high=highest)
     columns = [
         _column(plane, (fixed, moved), grid, windows, error_mm, colors) for plane in planes.values()
     ]

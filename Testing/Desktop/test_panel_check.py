@@ -91,6 +91,7 @@ def foreign(kind="general"):
 
 def test_without_a_model_it_says_what_to_do(panel, pair, models_folder):
     ui = panel.ui
+    assert ui.checkButton.isVisibleTo(ui.toolsButton)
     assert ui.checkButton.text == "There is no model yet" and not ui.checkButton.enabled
     assert "Train one" in desk.plain(ui.checkModelLabel.text)
     assert not ui.checkTrainButton.isHidden() and ui.checkResultWidget.isHidden()
@@ -300,3 +301,33 @@ def test_from_the_console(panel, judge, pair):
         logic.check(pair[0], None)
     with pytest.raises(DeepRegError, match="choose two different"):
         logic.check(pair[0], pair[0])
+
+
+def test_train_a_model_and_check_with_it(panel, pair, models_folder):
+    """From the section Training to the tool, which takes the model by itself."""
+    ui = panel.ui
+    small = {"channels": "3, 4", "hidden": "4, 3", "window": 1, "patch": 16, "mixed": 1,
+             "registered_pairs": 0, "registered": 0.0}  # fmt: skip
+    ui.checkTrainButton.click()
+    for volume in pair:
+        panel.parts.training.data.check(volume)
+    ui.trainingSpacingSpinBox.value = 4.0
+    for name, value in small.items():
+        model_support.type_setting(panel, f"error_map.{name}", value)
+    model_support.type_setting(panel, "images.alignment", "none")
+    model_support.type_setting(panel, "training.steps", 3)
+    model_support.type_setting(panel, "training.validate_every", 1000)
+    desk.settle(0.1)
+    assert ui.trainButton.text == "Train" and ui.trainButton.enabled
+    ui.trainButton.click()
+    assert panel.parts.training.running
+    desk.until(lambda: ui.checkButton.text == "A training is running", 3, "the button's text")
+    desk.until(lambda: not panel.parts.training.running, 120, "the end of the training")
+    desk.settle()
+    said = desk.plain(ui.trainingMessageLabel.text)
+    assert "chosen in the section Tools" in said, said
+    ui.trainingButton.collapsed = True
+    assert ui.checkModelCombo.currentText == "error_map"
+    assert _check(panel) == ""
+    report = report_of(panel._parameterNode.checkResult)
+    assert report["provenance"]["model"]["name"] == "error_map"
