@@ -74,6 +74,10 @@ class CheckTool(ToolPart):
         """Returns what stands on the button when nothing is missing."""
         return _("Check")
 
+    def explanation(self) -> str:
+        """Returns what the button does, for its tool tip."""
+        return _("Estimate how far the transform is off, in mm at every place.")
+
     def activity(self) -> str:
         """Returns what goes on while the tool runs."""
         return _("Estimating the error")

@@ -99,7 +99,8 @@ def buildParts(ui, logic) -> Parts:
     def onBusy():
         run.update()
         training.check()
-        check.check()
+        # What ran may have changed what was checked.
+        check.update()
 
     def onModel(key, name):
         if key in registry.specs():

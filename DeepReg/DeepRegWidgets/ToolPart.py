@@ -72,6 +72,10 @@ class ToolPart(Section):
         """Returns what stands on the button when nothing is missing."""
         raise NotImplementedError
 
+    def explanation(self) -> str:
+        """Returns what the button does, for its tool tip."""
+        raise NotImplementedError
+
     def activity(self) -> str:
         """Returns what goes on while the tool runs."""
         raise NotImplementedError
@@ -122,7 +126,7 @@ class ToolPart(Section):
         lacks = self._occupied() or lacks
         own.button.enabled = not lacks and not errors
         own.button.text = lacks or self.invitation()
-        own.button.toolTip = errors[0] if errors else ""
+        own.button.toolTip = errors[0] if errors else self.explanation()
         lines = [] if self._sentence is None else [self._sentence]
         lines += found
         own.message.text = "<br>".join(message(level, text) for level, text in lines)

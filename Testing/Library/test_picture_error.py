@@ -97,3 +97,11 @@ def test_the_whole_picture(tmp_path):
     assert data != other
     with pytest.raises(GeometryError):
         error_picture(fixed, fixed[:-1], grid, error, SHARES, EDGES, 2.0)
+
+
+def test_thin_and_small_volumes_have_a_picture():
+    for shape in ((3, 40, 50), (6, 5, 7)):
+        grid = make_grid("oblique", shape, (4.0, 1.0, 1.0))
+        image = np.random.default_rng(1).uniform(0, 100, shape).astype(np.float32)
+        error = np.full(shape, 1.0, np.float32)
+        assert error_picture(image, image, grid, error, SHARES, EDGES, 2.0).startswith(b"\x89PNG")
