@@ -143,7 +143,7 @@ def initial_steps(
     fixed: slicer.vtkMRMLVolumeNode,
     moving: slicer.vtkMRMLVolumeNode,
     chosen: slicer.vtkMRMLTransformNode | None = None,
-    most_points: int = MAX_START_POINTS,
+    most_points: int | None = None,
 ) -> Generator[None, None, Start]:
     """Finds the `initial_transform` in short steps, between which an application stays alive.
 
@@ -151,7 +151,7 @@ def initial_steps(
         fixed: Fixed volume.
         moving: Moving volume.
         chosen: Transform that takes the place of those above the moving volume.
-        most_points: Most points at which a non-linear one is sampled.
+        most_points: Most points at which a non-linear one is sampled; `MAX_START_POINTS` if None.
 
     Raises:
         InputError: If one of the transforms changes in between.
@@ -164,6 +164,7 @@ def initial_steps(
     general = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, general)
     grid = grid_of(fixed)
+    most_points = MAX_START_POINTS if most_points is None else most_points
     if grid.size > most_points:
         factor = (most_points / grid.size) ** (1 / 3)
         grid = grid.resized([max(1, int(n * factor)) for n in grid.shape])
