@@ -235,17 +235,16 @@ def _same(some, others) -> bool:
 
 def _stamp(nodes) -> tuple:
     """Returns what changes with the voxels and the places of fixed, moving and transform."""
-    times = []
-    for node in nodes:
-        if node is None:
-            times.append(None)
-        elif node.IsA("vtkMRMLTransformNode"):
-            times.append(node.GetTransformToWorldMTime())
-        else:
-            above, image = node.GetParentTransformNode(), node.GetImageData()
-            times.append(None if image is None else image.GetMTime())
-            times.append(None if above is None else above.GetTransformToWorldMTime())
-    return tuple(times)
+    fixed, moving, transform = nodes
+    volumes = [node for node in (fixed, moving) if node is not None]
+    images = [node.GetImageData() for node in volumes]
+    places = [node.GetParentTransformNode() for node in volumes]
+    if transform is not None:
+        # It takes the place of what is above the moving volume.
+        places = [*places[:1], transform]
+    changes = [None if image is None else image.GetMTime() for image in images]
+    changes += [None if place is None else place.GetTransformToWorldMTime() for place in places]
+    return (*(node is not None for node in nodes), *changes)
 
 
 def _title(names) -> str:

@@ -241,6 +241,8 @@ def test_a_check_that_is_out_of_date_says_so_and_is_done_again(panel, judge, pai
     assert "is empty" in _said(panel)
     _check(panel)
     volume = panel._parameterNode.checkResult
+    pair[1].SetAndObserveTransformNodeID(transform.GetID())  # to look at the result
+    panel.parts.check.update()
     assert "has changed" not in desk.plain(ui.checkVerdictLabel.text)
     transform.SetMatrixTransformToParent(desk.vtk_matrix(np.diag([1.0, 1.0, 1.0, 1.0])))
     moved = np.eye(4)
