@@ -21,7 +21,7 @@ from .io.images import write_image
 from .models import ModelCard, find_model
 from .operations import warp_image
 from .outputs import check_outputs, json_writer, write_together
-from .registration.base import Image, ImagePair
+from .registration.base import Image, ImagePair, Progress
 from .registration.learned import LearnedRegistration, see
 from .registration.model_frame import ModelFrame
 from .registration.placement import placed
@@ -37,6 +37,8 @@ GREEN_PERCENT, AMBER_PERCENT = 5.0, 25.0
 LEAST_INSIDE_PERCENT = 50.0
 #: Bars of the histogram.
 BINS = 24
+#: Share of the work that is done when the images are read, seen as the network does, and judged.
+_READ, _SEEN, _ESTIMATED = 0.05, 0.2, 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ class Checked:
         return error_picture(
             self.fixed.numpy(), self.moved.numpy(), self.fixed.grid, self.error.numpy(),
             self.histogram["shares"], self.histogram["edges_mm"], self.figures["threshold_mm"],
+            self.figures["share_above_percent"],
         )  # fmt: skip
 
     def save(
@@ -137,6 +140,7 @@ def check_registration(
     step: int = 2,
     threshold_mm: float = THRESHOLD_MM,
     device: str = "auto",
+    progress: Progress | None = None,
 ) -> Checked:
     """Estimates how far a registration is off, at every voxel of the fixed image.
 
@@ -153,6 +157,7 @@ def check_registration(
         step: Voxels of the model between places that are judged, 1, 2 or 4.
         threshold_mm: Errors above are too large.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        progress: Takes the reports.
 
     Returns:
         The error, its histogram and figures, and a verdict.
@@ -166,11 +171,15 @@ def check_registration(
     """
     if not 0.0 < threshold_mm < 1e3:
         raise ParameterError(f"The threshold is a length above 0 mm, not {threshold_mm:g}.")
+    progress = progress or Progress()
+    progress.stage(KEY, 0.0, 1.0)
     pair, given = _pair(fixed, moving, transform, fixed_mask)
+    progress.update(_READ)
     system = registry.create(KEY, model=model, step=step)
     assert isinstance(system, LearnedRegistration)
     chosen, _ = pipeline.choose_device(device)
-    card, error = _estimated(system, pair.to(chosen))
+    card, error = _estimated(system, pair.to(chosen), progress)
+    progress.update(_ESTIMATED)
     judged, inside = _judged(pair, given)
     values = error.data[judged].double().numpy()
     if not values.size:
@@ -228,17 +237,21 @@ def _pair(
     return ImagePair(one, other, mask, initial=given), given
 
 
-def _estimated(system: LearnedRegistration, pair: ImagePair) -> tuple[ModelCard, Image]:
+def _estimated(
+    system: LearnedRegistration, pair: ImagePair, progress: Progress
+) -> tuple[ModelCard, Image]:
     """Returns the card of the model and what it says, on the fixed grid, on the CPU."""
     file = find_model(KEY, str(system.values["model"]))
     trained, network = system.trained(file)
     card = file.card
     assert card is not None
+    progress.message(f"The model is '{file.name}'.")
     frame = ModelFrame(card.spacing_mm, card.shape)
     # The mask tells where errors count; the network sees all of both images.
     seen = ImagePair(pair.fixed, pair.moving, initial=pair.initial)
     with torch.no_grad():
         view = see(seen, frame, trained.multiple)
+        progress.update(_SEEN)
         said = trained.predict(
             network.to(pair.device).eval(), view.batch.fixed, view.batch.moving, frame.spacing_mm
         )

@@ -25,7 +25,7 @@ from .errors import Cancelled, DeepRegError, InputError, OutOfMemoryError, Worke
 
 #: Version of the protocol; both sides refuse another one.
 VERSION = 1
-OPERATIONS = ("register", "warp", "evaluate", "train")
+OPERATIONS = ("register", "warp", "evaluate", "train", "check")
 EVENTS = ("ready", "stage", "progress", "message", "preview", "done", "error")
 #: What went wrong, for an event of kind ``error``: the input does not fit, memory ran out, the
 #: user cancelled, a defect of DeepReg, or the worker process ended.
@@ -112,6 +112,11 @@ class Job:
     ``steps``, ``seconds_left``). A stop keeps the best weights so far. It writes a model file, and
     gives in `JobEvent.data` ``model`` (its name), ``path``, ``card``, ``figures``, ``ended``,
     ``history`` (all points) and ``curves`` (their folder).
+
+    ``check`` takes the arrays ``fixed``, ``moving`` and, where there is one, ``fixed_mask``; the
+    transform ``transform`` (none: as the images lie); the parameters ``model``, ``step``,
+    ``threshold_mm``, ``device`` of `check.check_registration`. It gives the array ``error_mm`` on
+    the fixed grid, and in `JobEvent.data` what `check.Checked.report` says.
 
     Args:
         operation: One of `OPERATIONS`.

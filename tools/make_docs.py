@@ -17,6 +17,13 @@ with `--set NAME=VALUE` or, for one stage only, `--set KEY.NAME=VALUE`.
 | key | name | family | transform | contrasts | runs after |
 |---|---|---|---|---|---|
 """
+JUDGES = """
+## Systems that judge a registration
+
+They register nothing, so no list of algorithms shows them; they are trained as algorithms are, with
+`python -m DeepRegLib train --algorithm KEY` or in the panel's section Training. See
+[check.md](check.md).
+"""
 
 
 def page() -> str:
@@ -27,11 +34,15 @@ def page() -> str:
         f"{s.transform} | {', '.join(s.modalities)} | {' + '.join(s.stages) or '–'} |"
         for s in specs
     ]
-    return HEAD + "\n".join(rows) + "\n" + "".join(_section(s) for s in specs)
+    judges = list(registry.estimators().values())
+    judging = [JUDGES, *(_section(s, "###") for s in judges)] if judges else []
+    sections = [_section(s) for s in specs] + judging
+    return HEAD + "\n".join(rows) + "\n" + "".join(sections)
 
 
-def _section(spec: AlgorithmSpec) -> str:
-    lines = [f"\n## {spec.title}\n", f"{spec.summary}\n"]
+def _section(spec: AlgorithmSpec, mark: str = "##") -> str:
+    key = "" if spec.key in registry.specs() else f" (`{spec.key}`)"
+    lines = [f"\n{mark} {spec.title}{key}\n", f"{spec.summary}\n"]
     for r in spec.references:
         lines.append(
             f"- {r.authors}: *{r.title}*. {r.venue}, {r.year}. [{r.doi or r.url}]({r.link})"

@@ -14,6 +14,8 @@ from DeepRegLib import registry
 #: Colors of the stages, told apart by color-blind people, too (Okabe and Ito).
 _COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0))
 _HEIGHT = 180
+#: Rims of bars, so that light ones are seen on white.
+_OUTLINE = (110, 110, 110)
 #: Corner of a chart of VTK whose axes are those at the bottom and on the right.
 _BOTTOM_RIGHT = 1
 
@@ -33,8 +35,23 @@ class Line:
     right: bool = False
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Bars of a chart, each with a color of its own.
+
+    Args:
+        title: What their height is.
+        points: Pairs of the middle of a bar along the bottom axis and its height.
+        colors: Red, green, blue of each, 0 to 255.
+    """
+
+    title: str
+    points: list
+    colors: list
+
+
 class Chart:
-    """Draws lines; made when its box is first opened.
+    """Draws lines and bars; made when its box is first opened.
 
     Args:
         box: Collapsible group box with a layout.
@@ -44,21 +61,22 @@ class Chart:
     def __init__(self, box, bottom: str):
         self._box, self._bottom = box, bottom
         self._view = None
-        self._lines, self._left, self._right = [], "", ""
+        self._lines, self._left, self._right, self._bars = [], "", "", None
         box.connect("toggled(bool)", self._onToggled)
 
-    def draw(self, lines, left: str, right: str = "") -> None:
-        """Shows lines.
+    def draw(self, lines, left: str, right: str = "", bars=None) -> None:
+        """Shows lines, over bars if there are any.
 
         Args:
             lines: `Line` each; the titles of two axes have the colors of their lines, so that no
                 legend is needed.
             left: Title of the axis on the left.
             right: Title of the one on the right, if a line needs it.
+            bars: `Bars`, which no legend names.
         """
         # VTK complains of a line with a single point at every drawing.
         self._lines = [line for line in lines if len(line.points) > 1]
-        self._left, self._right = left, right
+        self._left, self._right, self._bars = left, right, bars
         if not self._box.collapsed:
             self._draw()
 
@@ -77,6 +95,8 @@ class Chart:
         chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(self._left)
         chart.GetAxis(vtk.vtkAxis.RIGHT).SetTitle(self._right)
         chart.SetShowLegend(not self._right)
+        if self._bars is not None:
+            _addBars(chart, self._bottom, self._bars)
         for number, line in enumerate(self._lines):
             color = _COLORS[number % len(_COLORS)] if self._right else (0, 0, 0)
             axis = chart.GetAxis(vtk.vtkAxis.RIGHT if line.right else vtk.vtkAxis.LEFT)
@@ -153,7 +173,27 @@ def _stages(history):
         yield stage, course
 
 
-def _table(bottom: str, line: Line):
+def _addBars(chart, bottom: str, bars: Bars) -> None:
+    table = _table(bottom, bars)
+    numbers = vtk.vtkFloatArray()
+    numbers.SetName("color")
+    colors = vtk.vtkLookupTable()
+    colors.SetNumberOfTableValues(len(bars.colors))
+    colors.SetRange(0, max(1, len(bars.colors) - 1))
+    for number, color in enumerate(bars.colors):
+        numbers.InsertNextValue(number)
+        colors.SetTableValue(number, *(c / 255 for c in color), 1.0)
+    table.AddColumn(numbers)
+    plot = chart.AddPlot(vtk.vtkChart.BAR)
+    plot.SetInputData(table, 0, 1)
+    plot.SetLookupTable(colors)
+    plot.SelectColorArray("color")
+    plot.SetScalarVisibility(True)
+    plot.SetLegendVisibility(False)
+    plot.GetPen().SetColor(*_OUTLINE, 255)
+
+
+def _table(bottom: str, line):
     table = vtk.vtkTable()
     for name in (bottom, line.title):
         column = vtk.vtkFloatArray()

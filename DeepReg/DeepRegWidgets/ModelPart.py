@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import os
-from pathlib import Path
 
 import qt
 import slicer
@@ -15,6 +12,7 @@ from DeepRegLib import models, registry
 from DeepRegLib.errors import DeepRegError
 
 from .AlgorithmPart import MODEL, stagesText
+from .ModelList import chooseModelFile, description, fillModels, knownModels, stamp
 from .Parameters import settingsOf
 from .Section import Section
 from .Texts import message
@@ -34,7 +32,7 @@ class ModelPart(Section):
     def __init__(self, ui, onTrain, onChanged):
         Section.__init__(self, ui)
         self._onTrain, self._onChanged = onTrain, onChanged
-        self._files, self._seen = [], None
+        self._seen = None
         self._problem = ""
         # A timer, as network folders tell nobody of their changes.
         self._timer = qt.QTimer()
@@ -50,7 +48,7 @@ class ModelPart(Section):
 
     def look(self) -> None:
         """Shows what has changed in the folders of models."""
-        if self._node is not None and _stamp() != self._seen:
+        if self._node is not None and stamp() != self._seen:
             self.update()
             self._onChanged()
 
@@ -94,30 +92,11 @@ class ModelPart(Section):
             self._problem = ""
             return
         self._timer.start()
-        stamp = _stamp()
-        if stamp != self._seen:
-            self._files, self._seen = models.list_models(), stamp
+        self._seen = stamp()
         chosen = str(settingsOf(self._node).get(f"{spec.key}.{MODEL}") or "")
-        known = [f for f in self._files if f.card is not None and f.card.algorithm == spec.key]
-        self._fill(known, chosen)
+        known = knownModels(spec.key)
+        fillModels(ui.modelCombo, known, chosen)
         self._describe(spec, known, chosen)
-
-    def _fill(self, known, chosen: str) -> None:
-        combo = self._ui.modelCombo
-        first = _("Newest: {name}").format(name=known[0].name) if known else _("None")
-        rows = [("", first, _("The newest of your own models, or else the one of DeepReg."))]
-        rows += [(file.name, file.name, outline(file.card)) for file in known]
-        if chosen and chosen not in [name for name, _text, _tip in rows]:
-            rows.append((chosen, Path(chosen).name.removesuffix(models.SUFFIX), chosen))
-        shown = [(combo.itemData(n), combo.itemText(n)) for n in range(combo.count)]
-        if shown != [(name, text) for name, text, _tip in rows]:
-            combo.clear()
-            for name, text, _tip in rows:
-                combo.addItem(text, name)
-        for index, (_name, _text, tip) in enumerate(rows):
-            combo.setItemData(index, tip, qt.Qt.ToolTipRole)
-        combo.currentIndex = [name for name, _text, _tip in rows].index(chosen)
-        combo.enabled = len(rows) > 1
 
     def _describe(self, spec, known, chosen: str) -> None:
         self._problem = ""
@@ -143,10 +122,7 @@ class ModelPart(Section):
     def _onBrowse(self, checked=False) -> None:
         if self._spec is None:
             return
-        path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(), _("Choose a model"), str(models.user_folder()),
-            _("Models (*.safetensors)"),
-        )  # fmt: skip
+        path = chooseModelFile()
         if path:
             self._take(path)
 
@@ -165,46 +141,3 @@ class ModelPart(Section):
     def _onTrainClicked(self, checked=False) -> None:
         if self._spec is not None:
             self._onTrain(self._spec.key)
-
-
-def outline(card) -> str:
-    """Returns in one line what a model is for."""
-    parts = [card.anatomy, card.contrast, _("{size} mm voxels").format(size=f"{card.spacing_mm:g}")]
-    return ", ".join(part for part in parts if part)
-
-
-def description(file) -> str:
-    """Returns what a model was trained on, how good it is and its terms, as rich text."""
-    card = file.card
-    parts = [_("<b>{name}</b>: {what}.").format(name=html.escape(file.name),
-                                                what=html.escape(outline(card)))]  # fmt: skip
-    if card.data:
-        parts.append(_("Trained on {data}.").format(data=_sentence(card.data)))
-    before, after = (card.figures.get(name) for name in ("dice_before", "dice"))
-    if after is not None:
-        text = _("In validation Dice {after}") if before is None else _(
-            "In validation Dice {after}, before {before}"
-        )  # fmt: skip
-        parts.append(text.format(after=f"{after:.2f}", before=f"{before or 0:.2f}") + ".")
-    if card.terms:
-        parts.append(_("Terms: {terms}.").format(terms=_sentence(card.terms)))
-    return " ".join(parts)
-
-
-def _sentence(text: str) -> str:
-    return html.escape(text.strip().rstrip("."))
-
-
-def _stamp() -> tuple:
-    """Returns what changes with every change in the folders of models."""
-    found = []
-    for folder in models.model_folders():
-        try:
-            for entry in os.scandir(folder):
-                if entry.name.endswith(models.SUFFIX):
-                    state = entry.stat()
-                    found.append((entry.path, state.st_mtime_ns, state.st_size))
-        except OSError:
-            # A folder that cannot be read, or changes just now: the next look will tell.
-            continue
-    return tuple(sorted(found))

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import slicer
 from slicer.i18n import tr as _
 
+from DeepRegLib import registry
+
 from .AlgorithmPart import AlgorithmPart
+from .CheckTool import CheckTool
 from .DiagnosisPart import DiagnosisPart
 from .InputsPart import InputsPart
 from .InputWatch import InputWatch
@@ -19,6 +22,8 @@ from .RunPart import RunPart
 from .TrainingPart import TrainingPart
 
 MODULE_NAME = "DeepReg"
+#: The tools, in the order of the section Tools.
+TOOLS = (CheckTool,)
 
 
 @dataclass
@@ -35,13 +40,18 @@ class Parts:
     nodes: InputWatch
     model: ModelPart
     training: TrainingPart
+    check: CheckTool
 
     def all(self) -> list:
         """Returns the parts that follow the parameter node."""
         return [
             self.inputs, self.algorithm, self.model, self.outputs, self.run, self.results,
-            self.landmarks, self.nodes, self.training,
+            self.landmarks, self.nodes, self.training, *self.tools(),
         ]  # fmt: skip
+
+    def tools(self) -> list:
+        """Returns the tools of the section Tools."""
+        return [self.check]
 
     def close(self) -> None:
         """Ends what goes on by itself: runs, timers, observers."""
@@ -50,8 +60,22 @@ class Parts:
         self.run.close()
         self.model.close()
         self.training.close()
+        for tool in self.tools():
+            tool.close()
         self.results.close()
         self.diagnosis.close()
+
+
+def addTools(panel, resourcePath) -> None:
+    """Puts the forms of the tools into their section.
+
+    Args:
+        panel: The panel, as its `.ui` file has it.
+        resourcePath: Function that returns the path of a file in the module's resources.
+    """
+    layout = slicer.util.childWidgetVariables(panel).toolsButton.layout()
+    for tool in TOOLS:
+        layout.addWidget(slicer.util.loadUI(resourcePath(f"UI/{tool.FORM}.ui")))
 
 
 def buildParts(ui, logic) -> Parts:
@@ -67,18 +91,32 @@ def buildParts(ui, logic) -> Parts:
         return [*algorithm.form.problems(), *model.problems()]
 
     def occupied():
-        return _("A training is running") if training.running else ""
+        """Tells what keeps the one worker from doing something else."""
+        runs = ((run, _("A registration is running")), (training, _("A training is running")),
+                (check, _("A check is running")))  # fmt: skip
+        return next((text for part, text in runs if part.running), "")
 
-    run = RunPart(ui, logic, problems, occupied, lambda: training.check(), onOutcome)
-    training = TrainingPart(
-        ui, logic, lambda: run.running, run.update, lambda key, name: model.choose(key, name)
-    )
+    def onBusy():
+        run.update()
+        training.check()
+        # What ran may have changed what was checked.
+        check.update()
+
+    def onModel(key, name):
+        if key in registry.specs():
+            model.choose(key, name)
+        else:
+            check.chooseModel(name)
+
+    run = RunPart(ui, logic, problems, occupied, onBusy, onOutcome)
+    training = TrainingPart(ui, logic, occupied, onBusy, onModel)
+    check = CheckTool(ui, logic, occupied, onBusy, training.open, results.leaveViews)
     model = ModelPart(ui, training.open, run.update)
     landmarks = LandmarkWatch(run.showRerun, run.update)
     nodes = InputWatch(inputs.update, run.update)
     return Parts(
         inputs, algorithm, outputs, run, results, DiagnosisPart(ui), landmarks, nodes, model,
-        training,
+        training, check,
     )  # fmt: skip
 
 

@@ -176,6 +176,12 @@ class DeepRegParameterNode:
     trainingName: str
     trainingResume: bool = True
     trainingSettings: str = "{}"
+    checkFixed: vtkMRMLScalarVolumeNode
+    checkMoving: vtkMRMLScalarVolumeNode
+    checkTransform: vtkMRMLTransformNode
+    checkModel: str
+    checkThreshold: Annotated[float, WithinRange(0.1, 100)] = 2.0
+    checkResult: vtkMRMLScalarVolumeNode
     #: How the result was last looked at; restored with the scene.
     view: str = ""
     overlay: str = ""
@@ -185,7 +191,7 @@ class DeepRegParameterNode:
 NODE_PARAMETERS = (
     "fixedVolume", "movingVolume", "fixedMask", "movingMask", "fixedPoints", "movingPoints",
     "fixedLabels", "movingLabels", "initialTransform", "movedVolume", "resultTransform",
-    "inverseTransform",
+    "inverseTransform", "checkFixed", "checkMoving", "checkTransform", "checkResult",
 )  # fmt: skip
 
 

@@ -130,6 +130,20 @@ class ResultsPart:
         if self._comparison is not None and self._comparison.view == "flicker":
             self.show("after")
 
+    def leaveViews(self) -> None:
+        """Leaves the views to something else that is to be looked at."""
+        if self._comparison is None:
+            return
+        self._comparison.close()
+        for button in self._buttons.values():
+            button.checked = False
+        if self._ui.mapCombo.currentIndex > 0:
+            self._updating = True
+            self._ui.mapCombo.currentIndex = 0
+            self._updating = False
+            self._node.overlay = ""
+            self._showScale("")
+
     def _forget(self) -> None:
         if self._comparison is not None:
             self._comparison.dispose()

@@ -108,7 +108,7 @@ class RunPart:
         self._blocked = missing or bool(errors) or bool(occupied)
         self._ui.applyButton.enabled = not self._blocked
         self._ui.applyButton.text = occupied or self._invitation()
-        wait = _("Wait for its end, or cancel it in the section Training.")
+        wait = _("Wait for its end, or cancel it there.")
         ready = wait if occupied else _("Start the registration.")
         self._ui.applyButton.toolTip = errors[0] if errors else ready
         # What is missing stands on the button already.

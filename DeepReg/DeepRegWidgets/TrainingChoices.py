@@ -53,8 +53,9 @@ _CARD_PARAMETERS = (
 
 
 def learningSpecs() -> dict:
-    """Returns the algorithms that learn, by key."""
-    return {key: spec for key, spec in registry.specs().items() if spec.needs.training}
+    """Returns what learns, by key: algorithms, and systems that judge registrations."""
+    known = {**registry.specs(), **registry.estimators()}
+    return {key: spec for key, spec in known.items() if spec.needs.training}
 
 
 def trainingForm(spec) -> list:

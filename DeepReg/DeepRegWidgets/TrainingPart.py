@@ -10,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from DeepRegLib import registry
 from DeepRegLib.errors import Cancelled, DeepRegError
 
 from .Curve import TrainingCurve
@@ -42,14 +43,14 @@ class TrainingPart(Section):
     Args:
         ui: The panel's widgets.
         logic: `DeepRegLogic`, which starts the training.
-        isRegistering: Function that tells whether a registration occupies the worker.
+        occupied: Function that returns why the worker is not free, or an empty text.
         onBusy: Called when a training begins and when it ends.
         onModel: Called with (key of the algorithm, name of the model) after a training.
     """
 
-    def __init__(self, ui, logic, isRegistering, onBusy, onModel):
+    def __init__(self, ui, logic, occupied, onBusy, onModel):
         Section.__init__(self, ui)
-        self._logic, self._isRegistering = logic, isRegistering
+        self._logic, self._occupied = logic, occupied
         self._onBusy, self._onModel = onBusy, onModel
         self._run = self._request = None
         self._progress, self._drawn, self._sentence = None, 0.0, None
@@ -94,7 +95,7 @@ class TrainingPart(Section):
         if self._node is None or self.running:
             return
         wrong = list(self.form.problems())
-        lacks = _("A registration is running") if self._isRegistering() else missing(self._node)
+        lacks = self._occupied() or missing(self._node)
         if wrong and not lacks:
             lacks = _("Correct the parameters")
         button = self._ui.trainButton
@@ -257,7 +258,7 @@ class TrainingPart(Section):
         progress.points = outcome.get("history") or progress.points
         self._curve.show(progress.points)
         algorithm, name = self._request.algorithm, outcome["model"]
-        self._sentence = _ended(name, outcome.get("figures") or {}, progress.seconds)
+        self._sentence = _ended(algorithm, name, outcome.get("figures") or {}, progress.seconds)
         self._log(self._sentence[1])
         self._finish()
         if self._node is not None:
@@ -309,11 +310,17 @@ class TrainingPart(Section):
         self._ui.trainingMessageLabel.visible = True
 
 
-def _ended(name: str, figures, seconds: float) -> tuple:
+def _ended(algorithm: str, name: str, figures, seconds: float) -> tuple:
     """Returns how a training ended: level and sentence."""
-    text = _("The model {name} is ready after {time}, and chosen above.").format(
-        name=name, time=duration(seconds)
-    )
+    text = _("The model {name} is ready after {time}, and chosen above.")
+    if algorithm in registry.estimators():
+        text = _("The model {name} is ready after {time}, and chosen in the section Tools.")
+    text = text.format(name=name, time=duration(seconds))
+    off, spread = figures.get("rmse_mm"), figures.get("deviation_mm")
+    if off is not None and spread is not None:
+        told = _("In validation its estimates are off by {off} mm, where errors vary by {spread}.")
+        text += " " + told.format(off=f"{off:.1f}", spread=f"{spread:.1f}")
+        return ("ok" if off < spread else "warning"), text
     for key, figure in (("dice", _("Dice")), ("ncc", _("correlation"))):
         after, before = figures.get(key), figures.get(f"{key}_before")
         if after is None or before is None:

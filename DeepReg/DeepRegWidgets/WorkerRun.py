@@ -35,7 +35,7 @@ class WorkerRun:
         self._onEvent, self._onDone, self._onError = onEvent, onDone, onError
         self._folder = None
         self._background = None
-        self._step = None
+        self._step = self._steps = None
         self._timer = None
         self.finished = False
         self.outcome = None
@@ -84,19 +84,36 @@ class WorkerRun:
     def _checkFree(self) -> None:
         if self._worker.busy:
             raise DeepRegError(
-                _(
-                    "Another registration or training is running; wait for its end, or cancel it "
-                    "first."
-                )
+                _("Something else is running in DeepReg; wait for its end, or cancel it first.")
             )
 
     def _begin(self, save, byTimer) -> None:
         """Has ``save(folder)`` write the files and describe the job, and submits it then."""
+        self._save(save)
+        self._startTimer(byTimer)
+
+    def _beginInSteps(self, steps, byTimer) -> None:
+        """Has a generator read the nodes, step by step, and goes on with what it returns."""
+        next(steps)  # What is wrong with the nodes is told before anything has begun.
+        self._steps = steps
+        self._step = self._read
+        self._startTimer(byTimer)
+
+    def _read(self) -> None:
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            self._save(end.value.save)
+
+    def _save(self, save) -> None:
         self._worker.poll()  # What a cancelled job left behind is not for this one.
         self._folder = private_folder()
         folder = self._folder.name
         self._background = Background(lambda: save(folder))
         self._step = self._submitWhenSaved
+
+    def _startTimer(self, byTimer) -> None:
         if byTimer:
             # With a parent it outlives its last call, from which the run may end.
             self._timer = qt.QTimer(slicer.app)
@@ -152,7 +169,7 @@ class WorkerRun:
         if self._background is not None:
             self._background.join()
         self._background = None
-        self._step = None
+        self._step = self._steps = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

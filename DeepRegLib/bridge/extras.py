@@ -68,7 +68,7 @@ def place_extra(
     else:
         title = f"{transform.GetName()} {kind.replace('_', ' ')}"
         made = _add_map(scene, title, array, grid, kind, volume, add_map)
-        node = _replace_map(scene, made, before, kind)
+        node = replace_map(scene, made, before, kind)
     transform.SetNodeReferenceID(MAP_ROLE + kind, node.GetID())
     return node
 
@@ -151,12 +151,13 @@ def _add_map(
     return made
 
 
-def _replace_map(
+def replace_map(
     scene: slicer.vtkMRMLScene,
     made: slicer.vtkMRMLVolumeNode,
     before: slicer.vtkMRMLNode | None,
     kind: str,
 ) -> slicer.vtkMRMLVolumeNode:
+    """Gives a map's values and place to a node that was there before, with the scale of colors."""
     shown = made.GetDisplayNode() if colored_as(kind) else None
     scale = None if shown is None else (shown.GetWindow(), shown.GetLevel())
     node = replace_volume(scene, made, before)

@@ -9,6 +9,7 @@ volume's parent (`transforms.py`), so the two then agree on screen.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from .vtk_arrays import from_vtk_matrix, map_points
 
 #: Most points at which a non-linear start is sampled; above it the fixed grid is thinned out.
 MAX_START_POINTS = 500_000
+#: How many of them are mapped at once: some hundredths of a second.
+_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +131,31 @@ def initial_transform(
         moving: Moving volume.
         chosen: Transform that aligns the moving volume when put above it; takes the place of P.
     """
+    steps = initial_steps(fixed, moving, chosen)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def initial_steps(
+    fixed: slicer.vtkMRMLVolumeNode,
+    moving: slicer.vtkMRMLVolumeNode,
+    chosen: slicer.vtkMRMLTransformNode | None = None,
+    most_points: int | None = None,
+) -> Generator[None, None, Start]:
+    """Finds the `initial_transform` in short steps, between which an application stays alive.
+
+    Args:
+        fixed: Fixed volume.
+        moving: Moving volume.
+        chosen: Transform that takes the place of those above the moving volume.
+        most_points: Most points at which a non-linear one is sampled; `MAX_START_POINTS` if None.
+
+    Raises:
+        InputError: If one of the transforms changes in between.
+    """
     source = parent_of(fixed)
     target = parent_of(moving) if chosen is None else chosen
     matrix = _matrix_between_parents(source, target)
@@ -136,11 +164,22 @@ def initial_transform(
     general = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, general)
     grid = grid_of(fixed)
-    if grid.size > MAX_START_POINTS:
-        factor = (MAX_START_POINTS / grid.size) ** (1 / 3)
+    most_points = MAX_START_POINTS if most_points is None else most_points
+    if grid.size > most_points:
+        factor = (most_points / grid.size) ** (1 / 3)
         grid = grid.resized([max(1, int(n * factor)) for n in grid.shape])
     points = grid.to_ras(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3))
-    mapped = map_points(general, points)
+    mapped = np.empty_like(points)
+    stamp = general.GetMTime()
+    for first in range(0, len(points), _AT_ONCE):
+        if general.GetMTime() != stamp:
+            raise InputError(
+                "A transform was changed while it was read; leave the transforms alone for a "
+                "moment, and try again."
+            )
+        block = slice(first, first + _AT_ONCE)
+        mapped[block] = map_points(general, points[block])
+        yield
     linear = _affine_fit(*(p[_rim(grid.shape)] for p in (points, mapped)))
     vectors = transform_points(np.linalg.inv(linear), mapped) - points
     displacement = np.ascontiguousarray(vectors.T.reshape(3, *grid.shape), dtype=np.float32)

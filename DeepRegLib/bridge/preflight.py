@@ -97,7 +97,7 @@ def check(
         for volume in (fixed, moving):
             if volume is not None and _content_fault(volume) is None:
                 cache.scan(volume)
-    remarks = list(_volume_faults(fixed, moving))
+    remarks = list(volume_faults(fixed, moving))
     if not remarks:
         pair = (fixed, moving)
         for volume in pair:
@@ -118,7 +118,7 @@ def check(
     ]
 
 
-def _volume_faults(
+def volume_faults(
     fixed: slicer.vtkMRMLVolumeNode | None, moving: slicer.vtkMRMLVolumeNode | None
 ) -> Iterator[Remark]:
     """Says why the volumes cannot be looked at any further."""

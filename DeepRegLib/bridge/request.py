@@ -83,11 +83,21 @@ class RegistrationRequest:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """What a job needs, out of the scene: arrays with their matrices, a start, parameters."""
+    """What a job needs, out of the scene.
+
+    Args:
+        arrays: Arrays with their matrices, by name.
+        start: A transform, fixed to moving; None if there is none.
+        parameters: Everything else.
+        operation: Kind of the job; see `job.Job`.
+        start_as: Name of the transform in the job.
+    """
 
     arrays: Mapping[str, tuple[NDArray, Grid | None]]
     start: Start | None
     parameters: Mapping[str, Any]
+    operation: str = "register"
+    start_as: str = "initial"
 
     def save(self, folder: str | Path) -> Job:
         """Writes the arrays into the private folder of the job and describes them."""
@@ -100,11 +110,11 @@ class Collected:
         if self.start is not None:
             vectors = None
             if self.start.displacement_ras_mm is not None and self.start.grid is not None:
-                file = _save(folder, "initial", self.start.displacement_ras_mm)
+                file = _save(folder, self.start_as, self.start.displacement_ras_mm)
                 vectors = ArrayFile(file, _rows(self.start.grid))
             linear = tuple(tuple(map(float, row)) for row in self.start.linear)
-            transforms["initial"] = TransformFile(linear, vectors)
-        return Job("register", str(folder), arrays, transforms, dict(self.parameters))
+            transforms[self.start_as] = TransformFile(linear, vectors)
+        return Job(self.operation, str(folder), arrays, transforms, dict(self.parameters))
 
 
 def collect(request: RegistrationRequest) -> Collected:

@@ -5,5 +5,7 @@
 - `panels`: the pictures before and after that a report shows.
 - `color_maps`: colors of scalar maps (Jacobian, uncertainty, error).
 - `jacobian`: the Jacobian determinant of a displacement given in millimetres.
+- `error`: the picture of a checked registration, with the plots of `histogram`.
+- `text`: lines of text.
 - `png`: PNG files in memory.
 """

@@ -103,6 +103,18 @@ def color_map(kind: str, values: ArrayLike | None = None) -> ColorMap:
     return ColorMap(kind, title, table, 0.0, high)
 
 
+def error_scale_mm(threshold_mm: float, largest_mm: float) -> float:
+    """Returns the error with the brightest color: three thresholds, as far as a model knows them.
+
+    It does not depend on the errors, so that what is bright is bad, whatever is looked at.
+
+    Args:
+        threshold_mm: Errors above are too large.
+        largest_mm: Largest error that the model tells apart.
+    """
+    return min(3.0 * threshold_mm, largest_mm)
+
+
 @cache
 def _table(kind: str) -> NDArray[np.uint8]:
     table = np.full((256, 4), 255, np.uint8)

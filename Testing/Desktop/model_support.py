@@ -32,6 +32,26 @@ def write_card(folder, name, algorithm="vxm", age=0.0, **more):
     return path
 
 
+def write_judge(folder, name="judge", largest_mm=6.0):
+    """Writes a small network that estimates errors and was never trained; returns its path.
+
+    It says about a third of the largest error everywhere.
+    """
+    import torch
+
+    from DeepRegLib.estimators.error_map import SPEC, Algorithm
+    from DeepRegLib.networks.model_file import save_model
+
+    small = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 16}
+    system = Algorithm(**SPEC.values(**small, largest_mm=largest_mm))
+    values = {p.name: system.values[p.name] for p in SPEC.parameters if p.training}
+    torch.manual_seed(0)
+    card = ModelCard(name, "error_map", values, 3.0, (24, 24, 24), figures={"rmse_mm": 0.8})
+    path = folder / f"{name}.safetensors"
+    save_model(path, system.build(), card)
+    return path
+
+
 def entries(panel):
     """The models that are offered: name and text."""
     combo = panel.ui.modelCombo

@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 UI = ROOT / "DeepReg" / "Resources" / "UI" / "DeepReg.ui"
+#: The panel's form, and those of its tools, which become a part of it.
+FORMS = sorted(UI.parent.glob("*.ui"))
 MODULES = ("qt", "ctk", "slicer", "SampleData", "SubjectHierarchyPlugins")
 
 #: What calls return, by name; what the module's classes find in ``self.parent``, too.
@@ -54,10 +56,12 @@ _MADE = re.compile(r"(qt\.Q\w+|ctk\.ctk\w+|slicer\.(q|vtk)\w+)")
 _NAMED = {"ui": "ui", "scriptedPlugin": "slicer.qSlicerSubjectHierarchyScriptedPlugin"}
 
 
-def widgets(ui: Path = UI) -> dict[str, str]:
-    """Class of each widget of a ``.ui`` file by name, as ``qt.QLabel``."""
-    elements = ElementTree.parse(ui).iter("widget")
-    return {element.get("name"): full_class(element.get("class")) for element in elements}
+def widgets() -> dict[str, str]:
+    """Class of each widget of the ``.ui`` files by name, as ``qt.QLabel``."""
+    elements = [element for form in FORMS for element in ElementTree.parse(form).iter("widget")]
+    found = {element.get("name"): full_class(element.get("class")) for element in elements}
+    assert len(found) == len(elements), "two widgets have the same name"
+    return found
 
 
 def full_class(name: str) -> str:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 from name_faults import canonical, fault, kind, members, used
-from name_flow import ROOT, UI, full_class
+from name_flow import FORMS, ROOT, UI, full_class
 from names import Corpus, panel
 
 LIST = json.loads((ROOT / "Testing" / "Desktop" / "slicer_names.json").read_text(encoding="utf-8"))
@@ -155,8 +155,9 @@ def test_signatures_of_signals_exist_in_qt():
     assert checked > 5
 
 
-def test_the_form_sets_properties_that_exist():
-    assert form_faults(UI.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_the_form_sets_properties_that_exist(form):
+    assert form_faults(form.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,8 @@ CONNECTORS = {
 
 def test_every_parameter_is_bound_to_a_widget_that_can_show_it():
     fields, bound = parameters(), []
-    for widget in ElementTree.parse(UI).getroot().iter("widget"):
+    every = [w for form in FORMS for w in ElementTree.parse(form).getroot().iter("widget")]
+    for widget in every:
         for item in widget.findall("property[@name='SlicerParameterName']"):
             name = item.find("string").text
             bound.append(name)

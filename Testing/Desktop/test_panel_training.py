@@ -10,7 +10,7 @@ from DeepRegLib import models, registry
 from DeepRegLib.bridge.training import collect_training
 from DeepRegLib.errors import InputError
 
-LEARNED = [key for key, spec in registry.specs().items() if spec.needs.training]
+LEARNED = [key for key, spec in registry.specs().items() if spec.needs.training] + ["error_map"]
 
 
 @pytest.fixture
@@ -91,6 +91,22 @@ def test_volumes_of_the_scene_are_listed(panel, pair):
     desk.until(lambda: len(_rows(panel)) == 1, 3, "a row less")
     assert _request(panel).volumes == [(third, None)]
     assert brain.GetScene() is slicer.mrmlScene
+
+
+def test_what_judges_registrations_is_trained_here_too(panel, pair):
+    """It has a form of its own, and the model is not chosen for registrations."""
+    ui = panel.ui
+    desk.choose(ui.trainingAlgorithmCombo, "error_map")
+    for volume in pair:
+        panel.parts.training.data.check(volume)
+    model_support.type_setting(panel, "error_map.largest_mm", 4.0)
+    assert _button(panel) == "Train" and ui.trainingNameEdit.placeholderText == "error_map"
+    request = _request(panel)
+    assert request.algorithm == "error_map" and request.options["parameters"]["largest_mm"] == 4.0
+    assert ui.algorithmCombo.findData("error_map") < 0
+    before = panel._parameterNode.algorithm
+    panel.parts.training._onModel("error_map", "mine")
+    assert panel._parameterNode.algorithm == before and panel._parameterNode.checkModel == "mine"
 
 
 def test_the_button_says_what_is_missing(panel, pair, models_folder, tmp_path):

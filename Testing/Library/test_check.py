@@ -5,6 +5,7 @@ These tests need a registry that knows the systems of `DeepRegLib/estimators`.
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pairs
@@ -12,17 +13,19 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DeepRegLib import check, models
+from DeepRegLib import check, models, worker_jobs
 from DeepRegLib.check import Checked, check_registration, files_beside
 from DeepRegLib.cli import check as command
-from DeepRegLib.errors import FileFormatError, InputError, ParameterError
+from DeepRegLib.errors import Cancelled, FileFormatError, InputError, ParameterError, WorkerError
 from DeepRegLib.estimators.error_map import SPEC, Algorithm
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import read_image, write_image
 from DeepRegLib.io.itk_transform import write_transform
+from DeepRegLib.job import ArrayFile, Job, JobEvent, TransformFile
 from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.model_file import save_model
+from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.trainable import Prediction
 
 SMALL = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 16}
@@ -240,3 +243,63 @@ def test_the_threshold_is_a_length():
     with pytest.raises(ParameterError, match="threshold"):
         check_registration(pair.fixed, pair.moving, threshold_mm=0.0)
     assert check.THRESHOLD_MM == 2.0
+
+
+# The worker --------------------------------------------------------------------------------------
+
+
+def job_of(folder, pair, transform=None, **parameters):
+    """A job as the panel hands it over: arrays, a matrix, and a displacement in RAS mm."""
+    arrays, transforms = {}, {}
+    for name, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+        np.save(folder / f"{name}.npy", image.numpy())
+        arrays[name] = ArrayFile(f"{name}.npy", image.grid.voxel_to_ras.tolist())
+    if transform is not None:
+        field = None
+        if transform.field is not None:
+            np.save(folder / "u.npy", transform.field.to_ras_mm()[0].numpy())
+            field = ArrayFile("u.npy", transform.field.grid.voxel_to_ras.tolist())
+        transforms["transform"] = TransformFile(transform.linear.tolist(), field)
+    return Job("check", str(folder), arrays, transforms, {"device": "cpu", **parameters})
+
+
+def test_the_worker_checks_as_the_library_does(tmp_path, brightness):
+    pair = pairs.make_pair()
+    grid = pair.fixed.grid.padded(4)
+    points = torch.from_numpy(pairs.voxel_points(grid))
+    bend = 2.0 * torch.sin(points[..., [1, 2, 0]] / 15.0).permute(3, 0, 1, 2)[None].float()
+    transform = Transform(pairs.known_matrix(), Field.from_ras_mm(bend, grid))
+    events = []
+    done = worker_jobs.run(
+        job_of(tmp_path, pair, transform, threshold_mm=1.0, step=4), Progress(events.append)
+    )
+    found = check_registration(pair.fixed, pair.moving, transform, threshold_mm=1.0, step=4)
+    described = done.arrays["error_mm"]
+    error = np.load(tmp_path / described.file)
+    np.testing.assert_allclose(error, found.error.numpy(), atol=1e-4)
+    assert np.allclose(described.voxel_to_ras, pair.fixed.grid.voxel_to_ras)
+    assert done.kind == "done" and done.data["verdict"] == found.verdict
+    for name in ("mean_mm", "median_mm", "p95_mm", "share_above_percent"):
+        assert done.data[name] == pytest.approx(found.figures[name], abs=1e-3)
+    assert JobEvent.from_line(done.to_line()).data["histogram"] == found.histogram
+    shares = [e.fraction for e in events if e.kind == "progress"]
+    assert shares == sorted(shares) and len(shares) > 2
+    assert any("judge" in e.text for e in events if e.kind == "message")
+
+
+def test_the_worker_refuses_what_does_not_fit(tmp_path):
+    pair = pairs.make_pair()
+    with pytest.raises(ParameterError, match="check job has no parameter 'speed'"):
+        worker_jobs.run(job_of(tmp_path, pair, speed=3), Progress())
+    with pytest.raises(ParameterError, match="nobody"):
+        worker_jobs.run(job_of(tmp_path, pair, model="nobody"), Progress())
+    job = replace(job_of(tmp_path, pair), arrays={})
+    with pytest.raises(WorkerError, match="check job needs the array 'fixed'"):
+        worker_jobs.run(job, Progress())
+
+
+def test_a_check_can_be_cancelled(tmp_path):
+    progress = Progress()
+    progress.cancel()
+    with pytest.raises(Cancelled):
+        worker_jobs.run(job_of(tmp_path, pairs.make_pair()), progress)

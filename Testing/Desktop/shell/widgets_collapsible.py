@@ -77,9 +77,12 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     def childEvent(self, event) -> None:
         child = event.child()
         if event.added() and isinstance(child, QtWidgets.QWidget):
+            hidden = QtCore.Qt.WA_WState_ExplicitShowHide, QtCore.Qt.WA_WState_Hidden
+            if all(child.testAttribute(attribute) for attribute in hidden):
+                self._were_hidden.add(id(child))
             child.installEventFilter(self)
             if self._folded:
-                child.hide()
+                self._force(child, False)
         super().childEvent(event)
 
     def eventFilter(self, child, event) -> bool:

@@ -1,0 +1,289 @@
+"""The tool "Check a registration": how far any transform of the scene is off, in mm."""
+
+from __future__ import annotations
+
+import html
+
+import slicer
+from slicer.i18n import tr as _
+
+from DeepRegLib import models
+from DeepRegLib.bridge import mrml
+from DeepRegLib.bridge.check import (
+    FIXED_ROLE,
+    MOVING_ROLE,
+    TRANSFORM_ROLE,
+    CheckRequest,
+    check_findings,
+    report_of,
+)
+from DeepRegLib.errors import DeepRegError
+from DeepRegLib.pictures.error import worst_place
+
+from .Histogram import Histogram
+from .ModelList import chooseModelFile, description, fillModels, knownModels
+from .Texts import message, verdict
+from .ToolPart import ToolPart, ToolWidgets
+
+#: Key of the system that estimates errors.
+ALGORITHM = "error_map"
+_ROLES = (FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE)
+_OPACITY = 0.6
+
+
+class CheckTool(ToolPart):
+    """Checks a transform, and shows where and how far it is off.
+
+    Args:
+        ui: The panel's widgets.
+        logic: `DeepRegLogic`, which starts the runs.
+        occupied: Function that returns why the worker is not free, or an empty text.
+        onBusy: Called when a run begins and when it ends.
+        onTrain: Called with the key of the system when a model is to be trained.
+        onShow: Called before the error volume is shown in the views.
+    """
+
+    FORM = "CheckTool"
+
+    def __init__(self, ui, logic, occupied, onBusy, onTrain, onShow):
+        ToolPart.__init__(self, ui, logic, occupied, onBusy)
+        self._onTrain, self._onShow = onTrain, onShow
+        self._prefilled = None
+        self._asked = None
+        #: What was checked, as it was then, by the ID of the error volume.
+        self._stamps = {}
+        self._histogram = Histogram(ui.checkHistogramBox)
+        for selector in (ui.checkFixedSelector, ui.checkMovingSelector, ui.checkTransformSelector):
+            selector.setMRMLScene(slicer.mrmlScene)
+        ui.checkModelCombo.connect("currentIndexChanged(int)", self._onModel)
+        ui.checkModelBrowseButton.connect("clicked(bool)", self._onBrowse)
+        ui.checkTrainButton.connect("clicked(bool)", self._onTrainClicked)
+        ui.checkPrefillButton.connect("clicked(bool)", self._onPrefill)
+        ui.checkShowButton.connect("clicked(bool)", self._onShowClicked)
+        ui.checkWorstButton.connect("clicked(bool)", self._onWorst)
+
+    def widgets(self) -> ToolWidgets:
+        """Returns the widgets that every tool has."""
+        ui = self._ui
+        return ToolWidgets(
+            ui.checkButton, ui.checkProgressBar, ui.checkStatusLabel, ui.checkMessageLabel,
+            ui.checkForm,
+        )  # fmt: skip
+
+    def invitation(self) -> str:
+        """Returns what stands on the button when nothing is missing."""
+        return _("Check")
+
+    def explanation(self) -> str:
+        """Returns what the button does, for its tool tip."""
+        return _("Estimate how far the transform is off, in mm at every place.")
+
+    def activity(self) -> str:
+        """Returns what goes on while the tool runs."""
+        return _("Estimating the error")
+
+    def missing(self) -> str:
+        """Returns what has to be chosen before a check; an empty text if nothing."""
+        if self._node.checkFixed is None or self._node.checkMoving is None:
+            return _("Select a fixed and a moving volume")
+        isThere = knownModels(ALGORITHM) or self._node.checkModel
+        return "" if isThere else _("There is no model yet")
+
+    def findings(self) -> list:
+        """Returns (level, sentence) of what speaks against a check."""
+        findings = check_findings(*self._chosen(), translate=_)
+        return [*self._modelProblems(), *((f.level, f.text) for f in findings)]
+
+    def begin(self, **callbacks):
+        """Starts a check with the choices of the tool and returns it."""
+        node, nodes = self._node, self._chosen()
+        request = CheckRequest(
+            *nodes, model=node.checkModel, threshold_mm=node.checkThreshold,
+            device=node.device.value,
+        )  # fmt: skip
+        self._asked = (node, _stamp(nodes))
+        return self._logic.startCheck(request, **callbacks)
+
+    def take(self, outcome):
+        """Shows the error volume over the fixed one, with its figures."""
+        volume, (node, stamp) = outcome.volume, self._asked
+        self._stamps[volume.GetID()] = stamp
+        self._log(outcome.sentence)
+        node.checkResult = volume
+        self._bringIntoView(volume)
+
+    def chooseModel(self, name: str) -> None:
+        """Chooses a model, such as one that was just trained."""
+        if self._node is not None:
+            self._node.checkModel = name
+            self.update()
+
+    def _show(self) -> None:
+        self._follow()
+        known = knownModels(ALGORITHM)
+        chosen, ui = self._node.checkModel, self._ui
+        fillModels(ui.checkModelCombo, known, chosen)
+        ui.checkTrainButton.visible = not known
+        ui.checkModelLabel.text = _modelText(known, chosen)
+        self._showReport()
+
+    def _chosen(self) -> tuple:
+        return self._node.checkFixed, self._node.checkMoving, self._node.checkTransform
+
+    def _modelProblems(self) -> list:
+        """Returns what is wrong with the model that was chosen."""
+        try:
+            if self._node.checkModel:
+                models.find_model(ALGORITHM, self._node.checkModel)
+        except DeepRegError as error:
+            return [("error", str(error))]
+        return []
+
+    # What to check --------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Goes along with the inputs and the last result until something else is chosen."""
+        node = self._node
+        wanted = (node.fixedVolume, node.movingVolume, node.resultTransform)
+        chosen = self._chosen()
+        isOwn = any(item is not None for item in chosen) and not _same(chosen, self._prefilled)
+        if isOwn and not _same(chosen, wanted):
+            return
+        self._prefilled = wanted
+        if not _same(chosen, wanted):
+            with slicer.util.NodeModify(node.parameterNode):
+                node.checkFixed, node.checkMoving, node.checkTransform = wanted
+
+    def setParameterNode(self, parameterNode) -> None:
+        """Shows the choices of a parameter node."""
+        self._prefilled = None
+        if parameterNode is None:
+            # The next scene has other volumes of the same IDs.
+            self._stamps = {}
+        ToolPart.setParameterNode(self, parameterNode)
+
+    def _onPrefill(self, checked=False) -> None:
+        if self._node is not None:
+            self._prefilled = self._chosen()
+            self.update()
+
+    def _onModel(self, index) -> None:
+        if self._listens:
+            self._node.checkModel = self._ui.checkModelCombo.itemData(index) or ""
+            self.update()
+
+    def _onBrowse(self, checked=False) -> None:
+        path = chooseModelFile()
+        if path:
+            self.chooseModel(path)
+
+    def _onTrainClicked(self, checked=False) -> None:
+        self._onTrain(ALGORITHM)
+
+    # What came out --------------------------------------------------------------------------------
+
+    def _showReport(self) -> None:
+        ui, volume = self._ui, self._node.checkResult
+        report = report_of(volume)
+        ui.checkResultWidget.visible = report is not None
+        if report is None:
+            return
+        ui.checkTitleLabel.text = _title(report["names"])
+        lines = [verdict(report["verdict"], report["sentence"])]
+        before = self._stamps.get(volume.GetID())
+        nodes = [volume.GetNodeReference(role) for role in _ROLES]
+        if before is not None and before != _stamp(nodes):
+            lines.insert(0, message("warning", _("What was checked has changed; check it again.")))
+        ui.checkVerdictLabel.text = "<br>".join(lines)
+        ui.checkFiguresLabel.text = _figures(report)
+        display = volume.GetDisplayNode()
+        highest = display.GetLevel() + display.GetWindow() / 2
+        text = _("Colors as in the histogram: 0 to {highest} mm or more; clear next to 0.")
+        ui.checkScaleLabel.text = text.format(highest=f"{highest:g}")
+        self._histogram.show(report["histogram"], report["threshold_mm"], highest)
+
+    def _onShowClicked(self, checked=False) -> None:
+        self._bringIntoView(self._node.checkResult)
+
+    def _bringIntoView(self, volume) -> None:
+        """Lays the error volume over the fixed one in all views."""
+        self._onShow()
+        fixed = volume.GetNodeReference(FIXED_ROLE)
+        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        isShown = fixed is None or any(
+            node.GetBackgroundVolumeID() == fixed.GetID() for node in composites
+        )
+        hasViews = slicer.app.layoutManager() is not None
+        slicer.util.setSliceViewerLayers(
+            background=fixed, foreground=volume, foregroundOpacity=_OPACITY, fit=not isShown,
+            rotateToVolumePlane=not isShown and hasViews,
+        )  # fmt: skip
+
+    def _onWorst(self, checked=False) -> None:
+        """Takes all views to the place with the largest error in the mean around."""
+        volume = self._node.checkResult
+        place = worst_place(mrml.volume_array(volume), mrml.grid_of(volume))
+        world = mrml.points_between([place], volume, None)[0]
+        self._bringIntoView(volume)
+        for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            view.JumpSliceByCentering(*world)
+
+
+def _same(some, others) -> bool:
+    return others is not None and all(a is b for a, b in zip(some, others))
+
+
+def _stamp(nodes) -> tuple:
+    """Returns what changes with the voxels and the places of fixed, moving and transform."""
+    fixed, moving, transform = nodes
+    volumes = [node for node in (fixed, moving) if node is not None]
+    images = [node.GetImageData() for node in volumes]
+    places = [node.GetParentTransformNode() for node in volumes]
+    if transform is not None:
+        # It takes the place of what is above the moving volume.
+        places = [*places[:1], transform]
+    changes = [None if image is None else image.GetMTime() for image in images]
+    changes += [None if place is None else place.GetTransformToWorldMTime() for place in places]
+    return (*(node is not None for node in nodes), *changes)
+
+
+def _title(names) -> str:
+    """Returns in a line what was checked, as rich text."""
+    shown = {role: f"<b>{html.escape(name)}</b>" for role, name in names.items()}
+    if "transform" in shown:
+        return _("{moving} on {fixed} by {transform}").format(**shown)
+    return _("{moving} on {fixed} as they lay on screen").format(**shown)
+
+
+def _figures(report) -> str:
+    """Returns the figures of a check as rich text."""
+    rows = [
+        (_("Mean"), _("{number} mm").format(number=f"{report['mean_mm']:.1f}")),
+        (_("Median"), _("{number} mm").format(number=f"{report['median_mm']:.1f}")),
+        (_("95 % are below"), _("{number} mm").format(number=f"{report['p95_mm']:.1f}")),
+        (_("Above {number} mm").format(number=f"{report['threshold_mm']:g}"),
+         _("{number} % of the object").format(number=f"{report['share_above_percent']:.0f}")),
+        (_("Judged"),
+         _("{number} % of the object").format(number=f"{report['inside_percent']:.0f}")),
+    ]  # fmt: skip
+    cells = "".join(
+        f"<tr><td>{html.escape(name)}&nbsp;&nbsp;</td><td><b>{html.escape(value)}</b></td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def _modelText(known, chosen: str) -> str:
+    """Returns what the model was made for, or what to do without one, as rich text."""
+    if not known and not chosen:
+        return message(
+            "warning",
+            _("There is no model that estimates errors yet. Train one on images like yours, "
+              "once: choose the algorithm Error map in the section Training. Or choose a file."),
+        )  # fmt: skip
+    if not chosen:
+        return description(known[0])
+    try:
+        return description(models.find_model(ALGORITHM, chosen))
+    except DeepRegError:
+        return ""  # The message above the button tells of it.
