@@ -1,5 +1,6 @@
-"""The worker's jobs ``population`` and ``transport``: what many registrations have in common, and
-a deformation that is carried to another subject.
+"""The worker's jobs ``population`` and ``transport``.
+
+What many registrations have in common, and a deformation that is carried to another subject.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def run_transport(job: Job, progress: Progress) -> JobEvent:
         "done", job.id, fraction=1.0,
         arrays={"deformed": write_image(folder, "deformed", done.deformed)},
         transforms={"transform": save_transform(folder, "transform", done.transform)},
-        data={**_motion(done.transform.field, subject), "model": done.model, "code": list(done.code),
-              "strength": options.get("strength", 1.0),
+        data={**_motion(done.transform.field, subject), "model": done.model,
+              "code": list(done.code), "strength": options.get("strength", 1.0),
               "alignment": options.get("alignment", "affine")},
     )  # fmt: skip
 
