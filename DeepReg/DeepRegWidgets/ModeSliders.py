@@ -18,10 +18,11 @@ class ModeSliders:
     Args:
         box: Group box that gets the sliders.
         onMove: Called with the places along all modes.
+        onTouched: Called when a slider was moved by hand.
     """
 
-    def __init__(self, box, onMove):
-        self._layout, self._onMove = box.layout(), onMove
+    def __init__(self, box, onMove, onTouched):
+        self._layout, self._onMove, self._onTouched = box.layout(), onMove, onTouched
         self._content = None
         self._sliders = []
         self._setting = False
@@ -88,8 +89,11 @@ class ModeSliders:
         return slider
 
     def _onSlider(self, value) -> None:
+        if self._setting:
+            return
+        self._onTouched()
         # Not started anew by each change: the transform would stand still while a hand moves.
-        if not self._setting and not self._timer.active:
+        if not self._timer.active:
             self._timer.start()
 
     def _move(self) -> None:

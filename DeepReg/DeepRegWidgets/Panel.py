@@ -13,7 +13,7 @@ from .AlgorithmPart import AlgorithmPart
 from .CheckTool import CheckTool
 from .DiagnosisPart import DiagnosisPart
 from .InputsPart import InputsPart
-from .InputWatch import InputWatch
+from .InputWatch import InputWatch, ToolWatch
 from .LandmarkWatch import LandmarkWatch
 from .ModelPart import ModelPart
 from .OutputsPart import OutputsPart
@@ -45,12 +45,13 @@ class Parts:
     check: CheckTool
     transport: TransportTool
     population: PopulationTool
+    toolNodes: ToolWatch
 
     def all(self) -> list:
         """Returns the parts that follow the parameter node."""
         return [
             self.inputs, self.algorithm, self.model, self.outputs, self.run, self.results,
-            self.landmarks, self.nodes, self.training, *self.tools(),
+            self.landmarks, self.nodes, self.training, *self.tools(), self.toolNodes,
         ]  # fmt: skip
 
     def tools(self) -> list:
@@ -64,6 +65,7 @@ class Parts:
         self.run.close()
         self.model.close()
         self.training.close()
+        self.toolNodes.close()
         for tool in self.tools():
             tool.close()
         self.results.close()
@@ -106,6 +108,9 @@ def buildParts(ui, logic) -> Parts:
         run.update()
         training.check()
         # What ran may have changed what was checked, and added transforms.
+        updateTools()
+
+    def updateTools():
         for tool in (check, transport, population):
             tool.update()
 
@@ -125,7 +130,7 @@ def buildParts(ui, logic) -> Parts:
     nodes = InputWatch(inputs.update, run.update)
     return Parts(
         inputs, algorithm, outputs, run, results, DiagnosisPart(ui), landmarks, nodes, model,
-        training, check, transport, population,
+        training, check, transport, population, ToolWatch(updateTools),
     )  # fmt: skip
 
 

@@ -49,7 +49,9 @@ class PopulationTool(ToolPart):
         self._asked = None
         self._follower = Follower({"populationFixed": "fixedVolume"})
         self.data = PopulationData(ui, self.check)
-        self.sliders = ModeSliders(ui.populationModesBox, self._onMove)
+        self.sliders = ModeSliders(
+            ui.populationModesBox, self._onMove, ui.populationSubjectsTable.clearSelection
+        )
         #: What moves a transform along its modes, by the ID of the transform.
         self._modes = {}
         self._rows, self._shown = [], None
@@ -225,6 +227,7 @@ class PopulationTool(ToolPart):
             self.sliders.show(self._rows[row]["coefficients"])
 
     def _onReset(self, checked=False) -> None:
+        self._ui.populationSubjectsTable.clearSelection()
         self.sliders.reset()
 
     def _onMove(self, values) -> None:
@@ -255,7 +258,7 @@ class PopulationTool(ToolPart):
 def _summary(report) -> str:
     """Returns in two sentences how the subjects differ, as rich text."""
     text = _("{count} subjects on <b>{fixed}</b> deviate by {size} mm from their mean; {modes} of "
-             "{all} modes hold 95 % of that.")  # fmt: skip
+             "{all} modes hold 95 % of the variance.")  # fmt: skip
     return text.format(
         count=report["fields"], fixed=html.escape(report["fixed"]),
         size=f"{report['size_mm']:.1f}", modes=report["modes_for_95_percent"],

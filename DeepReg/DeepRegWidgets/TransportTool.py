@@ -146,7 +146,7 @@ class TransportTool(ToolPart):
         if report is None:
             return
         names = {role: f"<b>{html.escape(name)}</b>" for role, name in report["names"].items()}
-        title = _("{subject}, deformed as {moving} is to become {fixed}").format(**names)
+        title = _("{subject} with the change from {moving} to {fixed}").format(**names)
         ui.transportTitleLabel.text = title
         ui.transportFiguresLabel.text = _figures(report)
         ui.transportBeforeButton.enabled = transform.GetNodeReference(SUBJECT_ROLE) is not None

@@ -124,9 +124,12 @@ def test_the_population_on_screen(panel, people):
     # A subject of the table is a place along the modes.
     number = [row[0] for row in rows].index("Person 1")
     wanted = fixed_point(above, np.array(PLACE) + bump(np.array(PLACE), 1.0 + 3.0 * WEIGHTS[0]))
+    ui.populationSubjectsTable.selectRow(number)
     ui.populationSubjectsTable.cellClicked.emit(number, 0)
     assert np.linalg.norm(there(transform) - wanted) < 0.5
     assert any(abs(slider.value) > 0.1 for slider in sliders(panel))
+    sliders(panel)[0].value = 0.4
+    assert not ui.populationSubjectsTable.selectedItems(), "no subject any more"
     ui.populationResetButton.click()
     assert [slider.value for slider in sliders(panel)] == [0.0] * len(sliders(panel))
     mean = fixed_point(above, np.array(PLACE) + bump(np.array(PLACE), 1.0 + 3.0 * 0.02))
