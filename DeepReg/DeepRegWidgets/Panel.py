@@ -107,8 +107,7 @@ def buildParts(ui, logic) -> Parts:
     def onBusy():
         run.update()
         training.check()
-        # What ran may have changed what was checked, and added transforms.
-        updateTools()
+        updateTools()  # What ran may have changed what was checked, and added transforms.
 
     def updateTools():
         for tool in (check, transport, population):

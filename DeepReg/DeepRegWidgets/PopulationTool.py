@@ -243,6 +243,8 @@ class PopulationTool(ToolPart):
         """Shows the deformed copy of the fixed volume in all views."""
         self._onShow()
         fixed, volume = (transform.GetNodeReference(role) for role in (FIXED_ROLE, SHOWN_ROLE))
+        if volume is None:
+            return  # It was deleted, and the button is not yet disabled.
         known = [node.GetID() for node in (fixed, volume) if node is not None]
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         isShown = any(node.GetBackgroundVolumeID() in known for node in composites)

@@ -160,6 +160,8 @@ class TransportTool(ToolPart):
 
     def _look(self, transform, shown) -> None:
         """Shows a volume alone in all views, which stay where they are if they show its twin."""
+        if transform.GetNodeReference(shown) is None:
+            return  # It was deleted, and the button is not yet disabled.
         self._onShow()
         twins = [transform.GetNodeReference(role) for role in (SUBJECT_ROLE, DEFORMED_ROLE)]
         known = [twin.GetID() for twin in twins if twin is not None]
