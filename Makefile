@@ -72,8 +72,10 @@ screenshots: $(STAMP) ## Take the pictures of the README anew
 	DEEPREG_SCENARIO_RUNS=1 DEEPREG_SCREENSHOTS=Resources/Screenshots/panel \
 	  $(BIN)/python Testing/Desktop/run.py --testing --additional-module-path DeepReg \
 	  --python-script Testing/Slicer/scenario.py
-	DEEPREG_SCREENSHOTS=Resources/Screenshots/panel $(BIN)/python Testing/Desktop/run.py \
-	  --testing --additional-module-path DeepReg --python-script Testing/Desktop/pictures_training.py
+	for part in training population; do \
+	  DEEPREG_SCREENSHOTS=Resources/Screenshots/panel $(BIN)/python Testing/Desktop/run.py --testing \
+	    --additional-module-path DeepReg --python-script Testing/Desktop/pictures_$$part.py || exit; \
+	done
 
 docs: $(STAMP) ## Write docs/algorithms.md anew
 	$(BIN)/python tools/make_docs.py

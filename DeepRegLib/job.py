@@ -25,7 +25,7 @@ from .errors import Cancelled, DeepRegError, InputError, OutOfMemoryError, Worke
 
 #: Version of the protocol; both sides refuse another one.
 VERSION = 1
-OPERATIONS = ("register", "warp", "evaluate", "train", "check")
+OPERATIONS = ("register", "warp", "evaluate", "train", "check", "transport", "population")
 EVENTS = ("ready", "stage", "progress", "message", "preview", "done", "error")
 #: What went wrong, for an event of kind ``error``: the input does not fit, memory ran out, the
 #: user cancelled, a defect of DeepReg, or the worker process ended.
@@ -117,6 +117,23 @@ class Job:
     transform ``transform`` (none: as the images lie); the parameters ``model``, ``step``,
     ``threshold_mm``, ``device`` of `check.check_registration`. It gives the array ``error_mm`` on
     the fixed grid, and in `JobEvent.data` what `check.Checked.report` says.
+
+    ``transport`` takes the arrays ``fixed``, ``moving`` and ``subject``; where they are known
+    already, the alignments ``initial`` (fixed to moving) and ``subject_transform`` (fixed to
+    subject, linear); the parameters ``model``, ``strength``, ``alignment``, ``device`` of
+    `population_latent.transport`. It gives the array ``deformed`` and the transform ``transform``
+    on the grid of the subject, and in `JobEvent.data` ``mean_mm``, ``largest_mm``,
+    ``folds_percent`` (of the subject's object), ``model``, ``code``, ``strength``, ``alignment``.
+
+    ``population`` takes the array ``fixed`` and any number of transforms, fixed to moving, with
+    the parameter ``names`` (subjects by transform); or the parameter ``folder``, in which transform
+    files are found. Its other parameters are ``modes`` (how many, 3), ``linear`` (whether linear
+    parts count), ``model`` (of ``coop_ae``, which judges too; empty for the newest, none by
+    default) and ``device``. It gives the arrays ``mean`` and ``mode_1``, ..., (3, *shape), RAS mm,
+    one standard deviation long and at rest at the rim, and in `JobEvent.data` what
+    `training.field_modes.FieldModes.summary` says, ``modes`` (how many) and ``subjects``: rows with
+    ``name``, ``coefficients``, ``residual_mm`` and ``deviation`` (from four subjects on) and
+    ``atypicality_mm`` (with a model), the most atypical first.
 
     Args:
         operation: One of `OPERATIONS`.

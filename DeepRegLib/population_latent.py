@@ -58,12 +58,14 @@ class Transported:
         inverse: The other way.
         deformed: The deformed image, on the subject's grid.
         code: The code.
+        model: Name of the model.
     """
 
     transform: Transform
     inverse: Transform
     deformed: Image
     code: tuple[float, ...]
+    model: str = ""
 
 
 class TrainedSystem:
@@ -159,7 +161,8 @@ class LatentModel(TrainedSystem):
             found = self.system.decode(self.network, numbers, view.batch.moving)
             transform, inverse = _in_subject(found, view.grid, subject, matrix)
             deformed = warp_image(subject, transform, subject.grid)
-        return Transported(transform, inverse, deformed, tuple(float(v) for v in code))
+        values = tuple(float(v) for v in code)
+        return Transported(transform, inverse, deformed, values, self.name)
 
     def sample(
         self, subject: Image, count: int = 1, seed: int = 0, spread: float = 1.0

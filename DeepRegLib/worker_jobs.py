@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import pipeline, worker_check, worker_training
+from . import pipeline, worker_check, worker_population, worker_training
 from .errors import FileFormatError, ParameterError
 from .geometry.grid import Grid
 from .geometry.jacobian import jacobian_determinant
@@ -52,7 +52,9 @@ def run(job: Job, progress: Progress) -> JobEvent:
     if not Path(job.folder).is_dir():
         raise FileFormatError(f"The folder of the job, '{job.folder}', does not exist.")
     operations = {"register": _register, "warp": _warp, "evaluate": _evaluate,
-                  "train": worker_training.run, "check": worker_check.run}  # fmt: skip
+                  "train": worker_training.run, "check": worker_check.run,
+                  "transport": worker_population.run_transport,
+                  "population": worker_population.run_population}  # fmt: skip
     return operations[job.operation](job, progress)
 
 

@@ -7,7 +7,6 @@ import html
 import slicer
 from slicer.i18n import tr as _
 
-from DeepRegLib import models
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.check import (
     FIXED_ROLE,
@@ -17,17 +16,18 @@ from DeepRegLib.bridge.check import (
     check_findings,
     report_of,
 )
-from DeepRegLib.errors import DeepRegError
 from DeepRegLib.pictures.error import worst_place
 
 from .Histogram import Histogram
-from .ModelList import chooseModelFile, description, fillModels, knownModels
 from .Texts import message, verdict
+from .ToolChoices import Follower, ToolModel
 from .ToolPart import ToolPart, ToolWidgets
 
 #: Key of the system that estimates errors.
 ALGORITHM = "error_map"
 _ROLES = (FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE)
+_FOLLOWED = {"checkFixed": "fixedVolume", "checkMoving": "movingVolume",
+             "checkTransform": "resultTransform"}  # fmt: skip
 _OPACITY = 0.6
 
 
@@ -47,17 +47,21 @@ class CheckTool(ToolPart):
 
     def __init__(self, ui, logic, occupied, onBusy, onTrain, onShow):
         ToolPart.__init__(self, ui, logic, occupied, onBusy)
-        self._onTrain, self._onShow = onTrain, onShow
-        self._prefilled = None
+        self._onShow = onShow
+        self._follower = Follower(_FOLLOWED)
         self._asked = None
         #: What was checked, as it was then, by the ID of the error volume.
         self._stamps = {}
         self._histogram = Histogram(ui.checkHistogramBox)
         for selector in (ui.checkFixedSelector, ui.checkMovingSelector, ui.checkTransformSelector):
             selector.setMRMLScene(slicer.mrmlScene)
-        ui.checkModelCombo.connect("currentIndexChanged(int)", self._onModel)
-        ui.checkModelBrowseButton.connect("clicked(bool)", self._onBrowse)
-        ui.checkTrainButton.connect("clicked(bool)", self._onTrainClicked)
+        self._model = ToolModel(
+            ALGORITHM, ui.checkModelCombo, ui.checkModelBrowseButton, ui.checkTrainButton,
+            ui.checkModelLabel,
+            _("There is no model that estimates errors yet. Train one on images like yours, "
+              "once: choose the algorithm Error map in the section Training. Or choose a file."),
+            onTrain, self._onModel,
+        )  # fmt: skip
         ui.checkPrefillButton.connect("clicked(bool)", self._onPrefill)
         ui.checkShowButton.connect("clicked(bool)", self._onShowClicked)
         ui.checkWorstButton.connect("clicked(bool)", self._onWorst)
@@ -86,13 +90,14 @@ class CheckTool(ToolPart):
         """Returns what has to be chosen before a check; an empty text if nothing."""
         if self._node.checkFixed is None or self._node.checkMoving is None:
             return _("Select a fixed and a moving volume")
-        isThere = knownModels(ALGORITHM) or self._node.checkModel
+        isThere = self._model.isThere(self._node.checkModel)
         return "" if isThere else _("There is no model yet")
 
     def findings(self) -> list:
         """Returns (level, sentence) of what speaks against a check."""
-        findings = check_findings(*self._chosen(), translate=_)
-        return [*self._modelProblems(), *((f.level, f.text) for f in findings)]
+        found = check_findings(*self._chosen(), translate=_)
+        wrong = self._model.problems(self._node.checkModel)
+        return [*wrong, *((f.level, f.text) for f in found)]
 
     def begin(self, **callbacks):
         """Starts a check with the choices of the tool and returns it."""
@@ -119,44 +124,18 @@ class CheckTool(ToolPart):
             self.update()
 
     def _show(self) -> None:
-        self._follow()
-        known = knownModels(ALGORITHM)
-        chosen, ui = self._node.checkModel, self._ui
-        fillModels(ui.checkModelCombo, known, chosen)
-        ui.checkTrainButton.visible = not known
-        ui.checkModelLabel.text = _modelText(known, chosen)
+        self._follower.follow(self._node)
+        self._model.show(self._node.checkModel)
         self._showReport()
 
     def _chosen(self) -> tuple:
         return self._node.checkFixed, self._node.checkMoving, self._node.checkTransform
 
-    def _modelProblems(self) -> list:
-        """Returns what is wrong with the model that was chosen."""
-        try:
-            if self._node.checkModel:
-                models.find_model(ALGORITHM, self._node.checkModel)
-        except DeepRegError as error:
-            return [("error", str(error))]
-        return []
-
     # What to check --------------------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        """Goes along with the inputs and the last result until something else is chosen."""
-        node = self._node
-        wanted = (node.fixedVolume, node.movingVolume, node.resultTransform)
-        chosen = self._chosen()
-        isOwn = any(item is not None for item in chosen) and not _same(chosen, self._prefilled)
-        if isOwn and not _same(chosen, wanted):
-            return
-        self._prefilled = wanted
-        if not _same(chosen, wanted):
-            with slicer.util.NodeModify(node.parameterNode):
-                node.checkFixed, node.checkMoving, node.checkTransform = wanted
 
     def setParameterNode(self, parameterNode) -> None:
         """Shows the choices of a parameter node."""
-        self._prefilled = None
+        self._follower.forget()
         if parameterNode is None:
             # The next scene has other volumes of the same IDs.
             self._stamps = {}
@@ -164,21 +143,12 @@ class CheckTool(ToolPart):
 
     def _onPrefill(self, checked=False) -> None:
         if self._node is not None:
-            self._prefilled = self._chosen()
+            self._follower.giveUp(self._node)
             self.update()
 
-    def _onModel(self, index) -> None:
+    def _onModel(self, name) -> None:
         if self._listens:
-            self._node.checkModel = self._ui.checkModelCombo.itemData(index) or ""
-            self.update()
-
-    def _onBrowse(self, checked=False) -> None:
-        path = chooseModelFile()
-        if path:
-            self.chooseModel(path)
-
-    def _onTrainClicked(self, checked=False) -> None:
-        self._onTrain(ALGORITHM)
+            self.chooseModel(name)
 
     # What came out --------------------------------------------------------------------------------
 
@@ -229,10 +199,6 @@ class CheckTool(ToolPart):
             view.JumpSliceByCentering(*world)
 
 
-def _same(some, others) -> bool:
-    return others is not None and all(a is b for a, b in zip(some, others))
-
-
 def _stamp(nodes) -> tuple:
     """Returns what changes with the voxels and the places of fixed, moving and transform."""
     fixed, moving, transform = nodes
@@ -271,19 +237,3 @@ def _figures(report) -> str:
         for name, value in rows
     )
     return f"<table>{cells}</table>"
-
-
-def _modelText(known, chosen: str) -> str:
-    """Returns what the model was made for, or what to do without one, as rich text."""
-    if not known and not chosen:
-        return message(
-            "warning",
-            _("There is no model that estimates errors yet. Train one on images like yours, "
-              "once: choose the algorithm Error map in the section Training. Or choose a file."),
-        )  # fmt: skip
-    if not chosen:
-        return description(known[0])
-    try:
-        return description(models.find_model(ALGORITHM, chosen))
-    except DeepRegError:
-        return ""  # The message above the button tells of it.

@@ -1,4 +1,4 @@
-"""What the Python console can ask for, and the panel through it: register, train, check."""
+"""What the Python console can ask for, and the panel through it: register, train, check, ..."""
 
 from __future__ import annotations
 
@@ -190,6 +190,99 @@ class ConsoleCalls:
         from .CheckRun import CheckRun
 
         return self._start(CheckRun(sharedWorker(), request, **callbacks), byTimer)
+
+    def transport(
+        self, fixedNode, movingNode, subjectNode, *, model="", strength=1.0, alignment="affine",
+        device="auto", wait=True, onEvent=None, onDone=None, onError=None,
+    ):  # fmt: skip
+        """Applies the deformation of one subject to another one, by a trained model of ``cvae``.
+
+        Args:
+            fixedNode: Volume of a subject after a change, such as a later scan.
+            movingNode: Volume of the same subject before it.
+            subjectNode: Volume of another subject, before the change.
+            model: Model by name or file; the newest of 'cvae' if empty.
+            strength: Factor of the deformation's code.
+            alignment: ``affine`` or ``rigid``: how the moving volume and the other subject are
+                aligned with the fixed one beforehand; ``screen`` takes them as they lie.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            wait: Return when it is done; otherwise at once, with the run.
+            onEvent: Called with each `DeepRegLib.job.JobEvent`.
+            onDone: Called with what is returned.
+            onError: Called with the exception.
+
+        Returns:
+            A `DeepRegLib.bridge.transport.Carried` (`transform`, `volume`, `report`) or, without
+            waiting, a `TransportRun`.
+
+        Raises:
+            ValueError: If a node or a value does not fit; the scene is as it was.
+            DeepRegLib.errors.DeepRegError: If it failed; the scene is as it was.
+        """
+        from DeepRegLib.bridge.transport import TransportRequest
+
+        names = (_("fixed"), _("moving"), _("subject's"))
+        for node, name in zip((fixedNode, movingNode, subjectNode), names):
+            checkVolume(node, name)
+        request = TransportRequest(
+            fixedNode, movingNode, subjectNode, model, strength, alignment, device
+        )
+        run = self.startTransport(
+            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
+        )
+        return run.wait() if wait else run
+
+    def startTransport(self, request, byTimer=True, **callbacks):
+        """Starts to carry a deformation over; see `DeepRegWidgets.TransportRun`."""
+        from .TransportRun import TransportRun
+
+        return self._start(TransportRun(sharedWorker(), request, **callbacks), byTimer)
+
+    def population(
+        self, fixedNode, transforms=(), *, folder="", modes=3, linear=False, model=None,
+        device="auto", wait=True, onEvent=None, onDone=None, onError=None,
+    ):  # fmt: skip
+        """Finds what many registrations with one fixed volume differ in, and who is atypical.
+
+        Args:
+            fixedNode: Their common fixed volume.
+            transforms: Transforms of any kind, three at least, each of which aligns a volume with
+                the fixed one when put above it.
+            folder: In place of them: a folder of transform files, or one that ``batch`` wrote.
+            modes: Number of modes.
+            linear: Whether the linear parts of the transforms count, too.
+            model: Model of ``coop_ae`` that judges the deformations; empty for the newest, None
+                for none.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            wait: Return when it is done; otherwise at once, with the run.
+            onEvent: Called with each `DeepRegLib.job.JobEvent`.
+            onDone: Called with what is returned.
+            onError: Called with the exception.
+
+        Returns:
+            A `DeepRegLib.bridge.population.Population` (`transform`, `shown`, `report`, and
+            `move(1.5, -0.5)` along its modes) or, without waiting, a `PopulationRun`.
+
+        Raises:
+            ValueError: If a node or a value does not fit; the scene is as it was.
+            DeepRegLib.errors.DeepRegError: If it failed; the scene is as it was.
+        """
+        from DeepRegLib.bridge.population import PopulationRequest
+
+        checkVolume(fixedNode, _("fixed"))
+        request = PopulationRequest(
+            fixedNode, tuple(transforms), str(folder), modes, linear, model, device
+        )
+        run = self.startPopulation(
+            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
+        )
+        return run.wait() if wait else run
+
+    def startPopulation(self, request, byTimer=True, **callbacks):
+        """Starts to examine a population; see `DeepRegWidgets.PopulationRun`."""
+        from .PopulationRun import PopulationRun
+
+        return self._start(PopulationRun(sharedWorker(), request, **callbacks), byTimer)
 
     def workerLog(self):
         """Returns the last lines that the worker process wrote."""

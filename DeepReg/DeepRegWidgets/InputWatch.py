@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import qt
 import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
 _NODES = ("fixedVolume", "movingVolume", "fixedMask", "movingMask", "initialTransform")
+_TOOL_NODES = (
+    "checkFixed", "checkMoving", "checkTransform", "transportFixed", "transportMoving",
+    "transportSubject", "populationFixed",
+)  # fmt: skip
+_SOON_MS = 150
 
 
 class InputWatch(VTKObservationMixin):
@@ -15,11 +21,13 @@ class InputWatch(VTKObservationMixin):
     Args:
         onSegments: Called when segments were added, removed or renamed.
         onChanged: Called at each change, so that the inputs are checked again.
+        names: Parameters that are watched.
     """
 
-    def __init__(self, onSegments, onChanged):
+    def __init__(self, onSegments, onChanged, names=_NODES):
         VTKObservationMixin.__init__(self)
         self._onSegments, self._onChanged = onSegments, onChanged
+        self._names = names
         self._node = None
         self._watched = ()
 
@@ -30,7 +38,7 @@ class InputWatch(VTKObservationMixin):
 
     def update(self) -> None:
         """Watches the nodes that the parameter node refers to now."""
-        found = () if self._node is None else tuple(getattr(self._node, n) for n in _NODES)
+        found = () if self._node is None else tuple(getattr(self._node, n) for n in self._names)
         if found == self._watched:
             return
         self.removeObservers()
@@ -59,3 +67,30 @@ class InputWatch(VTKObservationMixin):
     def _tellSegments(self, caller=None, event=None) -> None:
         self._onSegments()
         self._onChanged()
+
+
+class ToolWatch(InputWatch):
+    """Observes the nodes that the tools are given, and tells of many changes once, a little later.
+
+    Args:
+        onChanged: Called when some have changed.
+    """
+
+    def __init__(self, onChanged):
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_SOON_MS)
+        self._timer.connect("timeout()", self._tellNow)
+        self._onSettled = onChanged
+        InputWatch.__init__(self, self._timer.start, self._timer.start, _TOOL_NODES)
+
+    def close(self) -> None:
+        """Watches nothing any more."""
+        self.setParameterNode(None)
+        self._timer.stop()
+        # PythonQt would keep this object alive by the connection.
+        self._timer.disconnect("timeout()", self._tellNow)
+
+    def _tellNow(self) -> None:
+        if self._node is not None and not slicer.mrmlScene.IsClosing():
+            self._onSettled()

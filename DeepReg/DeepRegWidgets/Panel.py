@@ -13,17 +13,19 @@ from .AlgorithmPart import AlgorithmPart
 from .CheckTool import CheckTool
 from .DiagnosisPart import DiagnosisPart
 from .InputsPart import InputsPart
-from .InputWatch import InputWatch
+from .InputWatch import InputWatch, ToolWatch
 from .LandmarkWatch import LandmarkWatch
 from .ModelPart import ModelPart
 from .OutputsPart import OutputsPart
+from .PopulationTool import PopulationTool
 from .ResultsPart import ResultsPart
 from .RunPart import RunPart
 from .TrainingPart import TrainingPart
+from .TransportTool import TransportTool
 
 MODULE_NAME = "DeepReg"
 #: The tools, in the order of the section Tools.
-TOOLS = (CheckTool,)
+TOOLS = (CheckTool, TransportTool, PopulationTool)
 
 
 @dataclass
@@ -41,17 +43,20 @@ class Parts:
     model: ModelPart
     training: TrainingPart
     check: CheckTool
+    transport: TransportTool
+    population: PopulationTool
+    toolNodes: ToolWatch
 
     def all(self) -> list:
         """Returns the parts that follow the parameter node."""
         return [
             self.inputs, self.algorithm, self.model, self.outputs, self.run, self.results,
-            self.landmarks, self.nodes, self.training, *self.tools(),
+            self.landmarks, self.nodes, self.training, *self.tools(), self.toolNodes,
         ]  # fmt: skip
 
     def tools(self) -> list:
         """Returns the tools of the section Tools."""
-        return [self.check]
+        return [self.check, self.transport, self.population]
 
     def close(self) -> None:
         """Ends what goes on by itself: runs, timers, observers."""
@@ -60,6 +65,7 @@ class Parts:
         self.run.close()
         self.model.close()
         self.training.close()
+        self.toolNodes.close()
         for tool in self.tools():
             tool.close()
         self.results.close()
@@ -93,14 +99,19 @@ def buildParts(ui, logic) -> Parts:
     def occupied():
         """Tells what keeps the one worker from doing something else."""
         runs = ((run, _("A registration is running")), (training, _("A training is running")),
-                (check, _("A check is running")))  # fmt: skip
+                (check, _("A check is running")),
+                (transport, _("A deformation is being carried over")),
+                (population, _("A population is being examined")))  # fmt: skip
         return next((text for part, text in runs if part.running), "")
 
     def onBusy():
         run.update()
         training.check()
-        # What ran may have changed what was checked.
-        check.update()
+        updateTools()  # What ran may have changed what was checked, and added transforms.
+
+    def updateTools():
+        for tool in (check, transport, population):
+            tool.update()
 
     def onModel(key, name):
         if key in registry.specs():
@@ -111,12 +122,14 @@ def buildParts(ui, logic) -> Parts:
     run = RunPart(ui, logic, problems, occupied, onBusy, onOutcome)
     training = TrainingPart(ui, logic, occupied, onBusy, onModel)
     check = CheckTool(ui, logic, occupied, onBusy, training.open, results.leaveViews)
+    transport = TransportTool(ui, logic, occupied, onBusy, training.open, results.leaveViews)
+    population = PopulationTool(ui, logic, occupied, onBusy, results.leaveViews)
     model = ModelPart(ui, training.open, run.update)
     landmarks = LandmarkWatch(run.showRerun, run.update)
     nodes = InputWatch(inputs.update, run.update)
     return Parts(
         inputs, algorithm, outputs, run, results, DiagnosisPart(ui), landmarks, nodes, model,
-        training, check,
+        training, check, transport, population, ToolWatch(updateTools),
     )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 #: Role under which the parameter node refers to the companions, in order.
 COMPANION_ROLE = "DeepReg.Companion"
 
+#: Role under which it refers to the transforms of a population, in order.
+MEMBER_ROLE = "DeepReg.Member"
+
 #: Roles of a volume to learn from and of its structures, by number: others keep theirs when a node
 #: is removed.
 TRAINING_ROLE = "DeepReg.Training."
@@ -126,6 +129,35 @@ class TrainingLength(Enum):
         return names[self.name].format(steps=TRAINING_STEPS[self.value])
 
 
+class Alignment(Enum):
+    """How volumes are aligned before a deformation is carried to another subject."""
+
+    AFFINE = "affine"
+    RIGID = "rigid"
+    ON_SCREEN = "screen"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {
+            "AFFINE": _("Affine, found now"),
+            "RIGID": _("Rigid, found now"),
+            "ON_SCREEN": _("None: as they lie on screen"),
+        }
+        return names[self.name]
+
+
+class PopulationSource(Enum):
+    """Where the registrations of a population are."""
+
+    SCENE = "scene"
+    FOLDER = "folder"
+
+    def label(self) -> str:
+        """Returns the name for people."""
+        names = {"SCENE": _("Transforms of the scene"), "FOLDER": _("A folder of transform files")}
+        return names[self.name]
+
+
 #: Steps of a training by its length.
 TRAINING_STEPS = {"fast": 200, "balanced": 1000, "accurate": 5000}
 
@@ -136,8 +168,9 @@ class DeepRegParameterNode:
 
     `settings` holds as JSON what differs from the preset, by ``algorithm.parameter``; `stages` the
     keys of all algorithms that run, joined by ``+``. Companions are node references of the role
-    `COMPANION_ROLE`, volumes to learn from those of `TRAINING_ROLE`. `trainingSettings` holds what
-    differs from the usual in the form of the training, as `settings` does.
+    `COMPANION_ROLE`, volumes to learn from those of `TRAINING_ROLE`, transforms of a population
+    those of `MEMBER_ROLE`. `trainingSettings` holds what differs from the usual in the form of the
+    training, as `settings` does.
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -182,6 +215,21 @@ class DeepRegParameterNode:
     checkModel: str
     checkThreshold: Annotated[float, WithinRange(0.1, 100)] = 2.0
     checkResult: vtkMRMLScalarVolumeNode
+    transportFixed: vtkMRMLScalarVolumeNode
+    transportMoving: vtkMRMLScalarVolumeNode
+    transportSubject: vtkMRMLScalarVolumeNode
+    transportModel: str
+    transportStrength: Annotated[float, WithinRange(0, 3)] = 1.0
+    transportAlignment: Alignment = Alignment.AFFINE
+    transportResult: vtkMRMLTransformNode
+    populationFixed: vtkMRMLScalarVolumeNode
+    populationSource: PopulationSource = PopulationSource.SCENE
+    populationFolder: str
+    populationModes: Annotated[int, WithinRange(1, 10)] = 3
+    populationLinear: bool = False
+    #: Model that judges the deformations; empty for none.
+    populationModel: str
+    populationResult: vtkMRMLTransformNode
     #: How the result was last looked at; restored with the scene.
     view: str = ""
     overlay: str = ""
@@ -192,6 +240,8 @@ NODE_PARAMETERS = (
     "fixedVolume", "movingVolume", "fixedMask", "movingMask", "fixedPoints", "movingPoints",
     "fixedLabels", "movingLabels", "initialTransform", "movedVolume", "resultTransform",
     "inverseTransform", "checkFixed", "checkMoving", "checkTransform", "checkResult",
+    "transportFixed", "transportMoving", "transportSubject", "transportResult", "populationFixed",
+    "populationResult",
 )  # fmt: skip
 
 
@@ -221,21 +271,39 @@ def _values(text: str) -> dict:
 
 def companionsOf(parameterNode) -> list:
     """Returns the nodes that go along."""
-    node = parameterNode.parameterNode
-    count = node.GetNumberOfNodeReferences(COMPANION_ROLE)
-    found = [node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(count)]
-    return [companion for companion in found if companion is not None]
+    return _listed(parameterNode, COMPANION_ROLE)
 
 
 def setCompanions(parameterNode, companions) -> None:
     """Replaces the nodes that go along."""
+    _setListed(parameterNode, COMPANION_ROLE, companions)
+
+
+def membersOf(parameterNode) -> list:
+    """Returns the transforms of the population."""
+    return _listed(parameterNode, MEMBER_ROLE)
+
+
+def setMembers(parameterNode, transforms) -> None:
+    """Replaces the transforms of the population."""
+    _setListed(parameterNode, MEMBER_ROLE, transforms)
+
+
+def _listed(parameterNode, role: str) -> list:
     node = parameterNode.parameterNode
-    if [c.GetID() for c in companionsOf(parameterNode)] == [c.GetID() for c in companions]:
+    count = node.GetNumberOfNodeReferences(role)
+    found = [node.GetNthNodeReference(role, number) for number in range(count)]
+    return [one for one in found if one is not None]
+
+
+def _setListed(parameterNode, role: str, nodes) -> None:
+    node = parameterNode.parameterNode
+    if [one.GetID() for one in _listed(parameterNode, role)] == [one.GetID() for one in nodes]:
         return
     with slicer.util.NodeModify(node):
-        node.RemoveNodeReferenceIDs(COMPANION_ROLE)
-        for companion in companions:
-            node.AddNodeReferenceID(COMPANION_ROLE, companion.GetID())
+        node.RemoveNodeReferenceIDs(role)
+        for one in nodes:
+            node.AddNodeReferenceID(role, one.GetID())
 
 
 def trainingVolumesOf(parameterNode) -> list:

@@ -11,7 +11,7 @@ N(0, 1). In use z is the mean.
 
 As the decoder sees the moving image alone, the code of one pair can be decoded for another image:
 deformations are transported from subject to subject (`encode`, `decode`, and
-`population_transport.transport`). Codes of normal numbers give deformations that were never seen.
+`population_latent.transport`). Codes of normal numbers give deformations that were never seen.
 When the weights are fitted to a pair, the encoder alone learns, so that a code keeps its meaning.
 
 Differences from the publications: the bound is divided by the weight w of the likelihood; local

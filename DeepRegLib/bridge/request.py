@@ -91,6 +91,7 @@ class Collected:
         parameters: Everything else.
         operation: Kind of the job; see `job.Job`.
         start_as: Name of the transform in the job.
+        starts: Further transforms of the job, by name.
     """
 
     arrays: Mapping[str, tuple[NDArray, Grid | None]]
@@ -98,6 +99,7 @@ class Collected:
     parameters: Mapping[str, Any]
     operation: str = "register"
     start_as: str = "initial"
+    starts: Mapping[str, Start] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Job:
         """Writes the arrays into the private folder of the job and describes them."""
@@ -106,14 +108,8 @@ class Collected:
             name: ArrayFile(_save(folder, name, array), None if grid is None else _rows(grid))
             for name, (array, grid) in self.arrays.items()
         }
-        transforms = {}
-        if self.start is not None:
-            vectors = None
-            if self.start.displacement_ras_mm is not None and self.start.grid is not None:
-                file = _save(folder, self.start_as, self.start.displacement_ras_mm)
-                vectors = ArrayFile(file, _rows(self.start.grid))
-            linear = tuple(tuple(map(float, row)) for row in self.start.linear)
-            transforms[self.start_as] = TransformFile(linear, vectors)
+        starts = {**({} if self.start is None else {self.start_as: self.start}), **self.starts}
+        transforms = {name: _save_start(folder, name, start) for name, start in starts.items()}
         return Job(self.operation, str(folder), arrays, transforms, dict(self.parameters))
 
 
@@ -244,6 +240,14 @@ def _label_array(labels: slicer.vtkMRMLVolumeNode, volume: slicer.vtkMRMLVolumeN
     if same_frame and grid_of(labels).matches(grid):
         return volume_array(labels)
     return resampled_array(labels, grid, volume, labels=True)
+
+
+def _save_start(folder: Path, name: str, start: Start) -> TransformFile:
+    vectors = None
+    if start.displacement_ras_mm is not None and start.grid is not None:
+        file = _save(folder, name, start.displacement_ras_mm)
+        vectors = ArrayFile(file, _rows(start.grid))
+    return TransformFile(tuple(tuple(map(float, row)) for row in start.linear), vectors)
 
 
 def _save(folder: Path, name: str, array: NDArray) -> str:

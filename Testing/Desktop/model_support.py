@@ -52,6 +52,34 @@ def write_judge(folder, name="judge", largest_mm=6.0):
     return path
 
 
+def write_latent(folder, key="cvae", name="latent", spread=0.1):
+    """Writes a small network with a latent code that was never trained; returns its path.
+
+    Args:
+        key: ``cvae``, whose codes move voxels, or ``coop_ae``.
+        spread: Size of the motion.
+    """
+    import importlib
+
+    import torch
+
+    from DeepRegLib.networks.model_file import save_model
+
+    part = importlib.import_module(f"DeepRegLib.algorithms.{key}")
+    small = {"encoder": (4, 8, 4), "decoder": (8, 8), "final": 8, "cells": (3, 3, 3), "latent": 5}
+    if key == "coop_ae":
+        small.update(encoder=(4, 8), final=(8,), autoencoder=(4, 8))
+    system = part.Algorithm(**part.SPEC.values(**small))
+    torch.manual_seed(0)
+    network = system.build()
+    for head in network.decoder.heads if key == "cvae" else [network.autoencoder.head]:
+        torch.nn.init.normal_(head.convolution.weight, 0.0, spread)
+    values = {p.name: system.values[p.name] for p in part.SPEC.parameters if p.training}
+    path = folder / f"{name}.safetensors"
+    save_model(path, network, ModelCard(name, key, values, 4.0, (16, 16, 16)))
+    return path
+
+
 def entries(panel):
     """The models that are offered: name and text."""
     combo = panel.ui.modelCombo

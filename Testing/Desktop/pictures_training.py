@@ -22,25 +22,13 @@ import SimpleITK as sitk
 import slicer
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
 import panel_support as desk
+from pictures import SAMPLES, bring, picture
 
-SAMPLES = ROOT / "Resources" / "SampleData"
-PICTURES = Path(os.environ.get("DEEPREG_SCREENSHOTS", "build/pictures"))
 STEPS = int(os.environ.get("DEEPREG_PICTURE_STEPS", "150"))
 PEOPLE, SPACING_MM = 6, 2.0
-
-
-def picture(name):
-    """Takes a picture of the window, when all has been drawn."""
-    desk.settle(1.0)
-    slicer.util.forceRenderAllViews()
-    desk.settle(0.3)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    slicer.util.mainWindow().grab().save(str(PICTURES / f"{name}.png"))
-    print(name, flush=True)
 
 
 def person(number):
@@ -90,16 +78,6 @@ def load():
         rotateToVolumePlane=True,
     )  # fmt: skip
     return pair, people
-
-
-def bring(panel, widget):
-    """Scrolls to a widget, when the panel has found its size."""
-    desk.settle(0.5)
-    area = widget.parentWidget()
-    while not area.inherits("QScrollArea"):
-        area = area.parentWidget()
-    area.ensureWidgetVisible(widget)
-    desk.settle(0.2)
 
 
 def fill(panel, people):
