@@ -5,8 +5,8 @@ Usage: python Benchmarks/tune.py ALGORITHM [--steps N] [--seed N] [--shift VOXEL
 Trains on twelve of the fifteen people of `brain_t1_oasis/train_2mm`, at the resolution of the
 acceptance checks, and measures on the pairs of the other three. The people that the acceptance
 checks test on are never looked at, so that settings may be chosen by what this prints. What was
-tried is kept in results/acceptance/tuning.json. A NAME is a parameter of the algorithm or a
-setting of the training; a VALUE is JSON.
+tried is kept in results/acceptance/tuning.json. A NAME is a parameter of the algorithm, a setting
+of the training, or a random change of its pairs; a VALUE is JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from acceptance import training
 from acceptance.plans import Variant
 from common import ORIGIN, rounded
 
+from DeepRegLib.training.augment import Augmentation
 from DeepRegLib.training.settings import TrainingSettings
 
 
@@ -37,12 +38,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     given = {name: json.loads(value) for name, _, value in
              (text.partition("=") for text in options.values)}  # fmt: skip
-    known = {f.name for f in fields(TrainingSettings)}
+    settings, changes = ({f.name for f in fields(of)} for of in (TrainingSettings, Augmentation))
     variant = Variant(
-        {name: value for name, value in given.items() if name not in known},
+        {name: value for name, value in given.items() if name not in settings | changes},
         options.algorithm,
-        {name: value for name, value in given.items() if name in known},
+        {name: value for name, value in given.items() if name in settings},
         options.shift,
+        {name: value for name, value in given.items() if name in changes},
     )
     _, result = training.train("", variant, options.seed, options.steps, hold_out=True)
     entry = {
