@@ -49,9 +49,7 @@ def spec(key: str) -> AlgorithmSpec:
     """
     found = specs().get(key) or estimators().get(key)
     if found is None:
-        raise ParameterError(
-            f"There is no algorithm '{key}'; choose from: {', '.join(specs())}."
-        )
+        raise ParameterError(f"There is no algorithm '{key}'; choose from: {', '.join(specs())}.")
     return found
 
 

@@ -23,9 +23,7 @@ Predict = Callable[[EvaluationPair], Prediction]
 Measure = Callable[[Trainable, nn.Module], Figures]
 
 
-def evaluate(
-    algorithm: Trainable, network: nn.Module, measures: Mapping[str, Measure]
-) -> Figures:
+def evaluate(algorithm: Trainable, network: nn.Module, measures: Mapping[str, Measure]) -> Figures:
     """Mean figures over the test pairs; `stages` among the measures stands for the usual ones."""
     network.eval()
     predict = _predictor(algorithm, network)

@@ -97,9 +97,7 @@ class RegistrationRun(WorkerRun):
             yield
             self._carryAlong(outcome.transform)
             if self._applyToMoving:
-                mrml.apply_transform(
-                    outcome.transform, self._request.moving, *outcome.with_moving
-                )
+                mrml.apply_transform(outcome.transform, self._request.moving, *outcome.with_moving)
         self.outcome = outcome
 
     def _carryAlong(self, transform) -> None:

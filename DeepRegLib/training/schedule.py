@@ -61,9 +61,7 @@ def plan(stages: Sequence[Stage], steps: int) -> list[Part]:
     return parts
 
 
-def learning_rate(
-    settings: TrainingSettings, done: int, count: int, share: float = 1.0
-) -> float:
+def learning_rate(settings: TrainingSettings, done: int, count: int, share: float = 1.0) -> float:
     """Returns the step size for the step after `done` of the `count` steps of a stage.
 
     Args:
