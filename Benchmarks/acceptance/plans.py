@@ -200,8 +200,7 @@ PLANS: dict[str, Plan] = {
         {"full": Variant(), "without smoothness": Variant({"smoothness": 0.0})}, _vxm, steps=3000
     ),
     "vxm_prob": Plan(
-        {"full": Variant(changes={"bend_mm": 1.5, "bend_width_mm": 25.0}),
-         "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
+        {"full": Variant(), "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
         steps=1500, extra=("inverse", "uncertainty"),
     ),
     "faim": Plan(

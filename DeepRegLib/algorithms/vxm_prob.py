@@ -110,7 +110,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="prior",
-            default=30.0,
+            default=100.0,
             minimum=1e-3,
             maximum=1e5,
             help="Precision of the differences of neighboring velocities; more is smoother.",
