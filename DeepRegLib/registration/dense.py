@@ -133,8 +133,10 @@ class DenseEngine:
         levels = levels_with_detail(spacings, pair.fixed.grid)
         spacings, iterations = ([list(v)[k] for k in levels] for v in (spacings, s.iterations))
         with torch.no_grad():
+            # All levels at once: each is made from the next finer one.
+            images = PairLevel.series(pair, initial.linear, spacings, s.lattice)
             for index, span in enumerate(_spans(spacings, iterations)):
-                objective = self._objective(pair, labels, initial.linear, spacings[index])
+                objective = self._objective(images[index], labels, initial.linear, spacings[index])
                 pull = self._pull(pair, objective.lattice.grid, initial.linear, progress, index)
                 model = self._model(objective, self._steps(), initial.field, carried, pull)
                 self._run(model, index, iterations[index], span, initial.linear, progress)
@@ -149,15 +151,14 @@ class DenseEngine:
         return result
 
     def _objective(
-        self, pair: ImagePair, labels: ImagePair | None, linear: Matrix, spacing_mm: float
+        self, level: PairLevel, labels: ImagePair | None, linear: Matrix, spacing_mm: float
     ) -> LevelObjective:
         s = self._settings
-        level = PairLevel.of(pair, linear, spacing_mm, s.lattice)
         lattice = Lattice.over(level.grid, s.lattice)
         more = []
         if labels is not None:
             more = [label_term(labels, s.label_weight, linear, spacing_mm, s.lattice)]
-        terms = self._terms(lattice, pair.device)
+        terms = self._terms(lattice, level.fixed.device)
         return LevelObjective(level, terms, lattice, more)
 
     def _pull(

@@ -27,7 +27,7 @@ from ..geometry.sampling import (
 from ..losses.base import Similarity
 from ..losses.blocks import block_sum
 from .base import ImagePair
-from .preprocess import make_level, mask_on_grid, rescale_intensity
+from .preprocess import Level, mask_on_grid, pyramid, rescale_intensity
 
 #: A level on which the image has fewer voxels along its longest axis tells nothing.
 _FEWEST = 6
@@ -68,7 +68,19 @@ class PairLevel:
         lattice: int = 1,
         rescale: bool = True,
     ) -> PairLevel:
-        """Smooths and resamples a pair to about a spacing.
+        """Smooths and resamples a pair to about a spacing; see `series`."""
+        return cls.series(pair, linear, (spacing_mm,), lattice, rescale)[0]
+
+    @classmethod
+    def series(
+        cls,
+        pair: ImagePair,
+        linear: Matrix,
+        spacings_mm: Sequence[float],
+        lattice: int = 1,
+        rescale: bool = True,
+    ) -> list[PairLevel]:
+        """Smooths and resamples a pair to about several spacings, each from the next finer one.
 
         The moving image is smoothed to the same resolution, but never below its own. The grid of
         the fixed image is extended, its edge repeated, to whole voxels of a lattice of that factor.
@@ -80,16 +92,29 @@ class PairLevel:
         if rescale:
             fixed_data = rescale_intensity(fixed_data, fixed_mask)
             moving_data = rescale_intensity(moving_data, moving_mask)
-        fixed = make_level(fixed_data, pair.fixed.grid, spacing_mm)
-        moving = make_level(moving_data, pair.moving.grid, spacing_mm)
+        fixed = pyramid(fixed_data, pair.fixed.grid, spacings_mm)
+        moving = pyramid(moving_data, pair.moving.grid, spacings_mm)
+        fixed_masks = _masks(fixed_mask, pair.fixed.grid, spacings_mm)
+        moving_masks = _masks(moving_mask, pair.moving.grid, spacings_mm)
+        return [
+            cls._between(*parts, linear, lattice)
+            for parts in zip(fixed, moving, fixed_masks, moving_masks)
+        ]
+
+    @classmethod
+    def _between(
+        cls,
+        fixed: Level,
+        moving: Level,
+        fixed_mask: Tensor | None,
+        moving_mask: Tensor | None,
+        linear: Matrix,
+        lattice: int,
+    ) -> PairLevel:
         to_moving = fixed.grid.voxel_to_voxel(moving.grid, linear)
         corners = fixed.grid.to_voxel(fixed.grid.corners_ras()) @ to_moving[:3, :3].T
         corners = corners + to_moving[:3, 3]
         beyond = (corners < -0.6).any() or (corners > np.array(moving.grid.shape) - 0.4).any()
-        if fixed_mask is not None:
-            fixed_mask = make_level(fixed_mask, pair.fixed.grid, spacing_mm).data
-        if moving_mask is not None:
-            moving_mask = make_level(moving_mask, pair.moving.grid, spacing_mm).data
         level = cls(
             fixed.data, moving.data, fixed_mask, moving_mask, fixed.grid, to_moving, bool(beyond)
         )
@@ -335,6 +360,14 @@ def lattice_factors(grid: Grid, factor: int) -> tuple[int, int, int]:
         max(1, min(round(factor * finest / s), n // 4)) for s, n in zip(grid.spacing_mm, grid.shape)
     )
     return a, b, c
+
+
+def _masks(
+    mask: Tensor | None, grid: Grid, spacings_mm: Sequence[float]
+) -> Sequence[Tensor | None]:
+    if mask is None:
+        return [None] * len(spacings_mm)
+    return [level.data for level in pyramid(mask, grid, spacings_mm)]
 
 
 def level_spacings(finest_mm: float, factors: Sequence[int], spacing_mm: Sequence[float]) -> list:
