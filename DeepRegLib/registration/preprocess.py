@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry.grid import Grid
-from ..geometry.sampling import apply_matrix, resize_image, sample, voxel_coordinates
+from ..geometry.sampling import (
+    apply_matrix,
+    gaussian_smooth,
+    interpolation_variance,
+    resize_image,
+    sample,
+    voxel_coordinates,
+)
 from .base import Image
 
 #: Voxels that percentiles are estimated from.
@@ -136,7 +144,7 @@ def make_level(data: Tensor, grid: Grid, spacing_mm: float) -> Level:
 def pyramid(data: Tensor, grid: Grid, spacings_mm: Sequence[float]) -> list[Level]:
     """Returns an image at several spacings, each made from the next finer one.
 
-    Smoothing adds up level by level to what `make_level` does at once, at a fraction of the cost.
+    Each level is smoothed as much as `make_level` does at once, at a fraction of the cost.
 
     Args:
         data: (1, C, *grid.shape).
@@ -145,8 +153,40 @@ def pyramid(data: Tensor, grid: Grid, spacings_mm: Sequence[float]) -> list[Leve
     """
     levels: dict[float, Level] = {}
     finer = Level(data, grid)
+    blur = np.zeros(3)
     for spacing in sorted(set(spacings_mm)):
         wanted = level_grid(grid, spacing)
-        finer = Level(resize_image(finer.data, wanted.shape), wanted)
+        sigmas, blur = _smoothing_between(grid.shape, finer.grid.shape, wanted.shape, blur)
+        smooth = gaussian_smooth(finer.data, sigmas)
+        finer = Level(resize_image(smooth, wanted.shape, antialias=False), wanted)
         levels[spacing] = finer
     return [levels[spacing] for spacing in spacings_mm]
+
+
+def _smoothing_between(
+    whole: Sequence[int], finer: Sequence[int], coarser: Sequence[int], blur: NDArray
+) -> tuple[list[float], NDArray]:
+    """Returns what smooths one level for the next, and the blur of that next level.
+
+    The interpolation smooths as well, and does so once more at every level; the Gaussians are
+    narrower by so much.
+
+    Args:
+        whole: Shape of the image.
+        finer: Shape of the level.
+        coarser: Shape of the next level.
+        blur: Variance of all that smoothed the level, for each axis in voxels of the image.
+
+    Returns:
+        Standard deviation of the Gaussian for each axis, voxels of the level; the new blur.
+    """
+    sigmas, total = [], []
+    for axis, done in enumerate(blur):
+        old, new, size = finer[axis], coarser[axis], whole[axis]
+        voxel = size / old
+        wanted = 0.25 * ((size / new) ** 2 - 1.0) + interpolation_variance(size, new)
+        once_more = interpolation_variance(old, new)
+        variance = max((wanted - done) / voxel**2 - once_more, 0.0)
+        sigmas.append(variance**0.5)
+        total.append(done + (variance + once_more) * voxel**2)
+    return sigmas, np.array(total)

@@ -9,6 +9,7 @@ from support import make_grid
 from DeepRegLib.errors import InputError, ParameterError
 from DeepRegLib.geometry.affine import rotation_angle_deg, rotation_from_vector
 from DeepRegLib.geometry.grid import Grid
+from DeepRegLib.geometry.sampling import gaussian_smooth
 from DeepRegLib.registration.base import Image, ImagePair, Progress
 from DeepRegLib.registration.compose import parse_stages, run_stages, stage_values
 from DeepRegLib.registration.dense import DenseEngine, DenseSettings, for_modality
@@ -19,6 +20,7 @@ from DeepRegLib.registration.preprocess import (
     mask_on_grid,
     object_region,
     otsu_threshold,
+    pyramid,
     rescale_intensity,
 )
 from DeepRegLib.registration.quasi_newton import minimize
@@ -58,6 +60,21 @@ def test_levels_keep_thick_slices_and_the_extent():
     np.testing.assert_allclose(coarse.corners_ras(), grid.corners_ras(), atol=1e-9)
     level = make_level(torch.rand(1, 1, *grid.shape), grid, 2.0)
     assert tuple(level.data.shape[2:]) == level.grid.shape == (20, 30, 12)
+
+
+@pytest.mark.parametrize("spacings", [(1.0, 2.0, 4.0, 8.0), (8.0, 4.0, 3.0, 1.5), (4.0,)])
+def test_a_pyramid_is_as_sharp_and_in_place_as_levels_made_at_once(spacings):
+    grid = make_grid("oblique", (48, 64, 36), (1.0, 1.1, 2.3))
+    noise = torch.randn(1, 1, *grid.shape, generator=torch.Generator().manual_seed(5))
+    image = gaussian_smooth(noise, 1.0)
+    levels = pyramid(image, grid, spacings)
+    for level, spacing in zip(levels, spacings):
+        once = make_level(image, grid, spacing)
+        assert level.grid.matches(once.grid)
+        inner = (..., *(slice(2, -2) if n > 8 else slice(None) for n in level.grid.shape))
+        one, other = level.data[inner], once.data[inner]
+        assert float(torch.corrcoef(torch.stack([one.ravel(), other.ravel()]))[0, 1]) > 0.985
+        assert float(one.std() / other.std()) == pytest.approx(1.0, abs=0.07)
 
 
 def test_masks_come_onto_any_grid():
