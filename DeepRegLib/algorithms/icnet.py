@@ -85,7 +85,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="folding",
-            default=1000.0,
+            default=100000.0,
             minimum=0.0,
             maximum=1e9,
             help="Weight of folds along an axis.",
