@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +33,17 @@ class LabelFirst:
         if not 0.0 <= share <= 1.0:
             raise InputError(f"The share of pairs with a label map is 0 to 1, not {share:g}.")
         self._all, self._share = pairs, share
-        self._some = _with_labels(pairs)
+        self._some = pairs.partly_labeled()
 
     @property
     def frame(self) -> ModelFrame:
         """Voxel size and shape of all batches."""
         return self._all.frame
+
+    @property
+    def some_without(self) -> bool:
+        """Whether there are pairs without any label map."""
+        return len(self._some.members()) < len(self._all.members())
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         """Returns `count` pairs for one training step, on the CPU."""
@@ -77,23 +81,4 @@ def label_first(pairs: BatchSource, share: float = 1.0) -> BatchSource:
     if not isinstance(pairs, PreparedPairs):
         return pairs
     first = LabelFirst(pairs, share)
-    return pairs if len(first._some.members()) == len(pairs.members()) else first
-
-
-def _with_labels(pairs: PreparedPairs) -> PreparedPairs:
-    """Returns the pairs that hold at least one image with a label map."""
-    train, _ = pairs.prepared()
-    known = [subject.labels is not None for subject in train.subjects]
-    atlas = pairs._atlas
-    given = atlas is not None and atlas[0].subjects[atlas[1]].labels is not None
-    fewer = copy.copy(pairs)
-    fewer._pairs = [
-        (fixed, moving)
-        for fixed, moving in pairs.members()
-        if known[moving] or (known[fixed] if fixed >= 0 else given)
-    ]
-    if not fewer._pairs:
-        raise InputError(
-            "This algorithm learns from label maps; give label maps of one image at least."
-        )
-    return fewer
+    return first if first.some_without else pairs

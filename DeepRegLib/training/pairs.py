@@ -113,6 +113,26 @@ class PreparedPairs:
             )
         return fewer
 
+    def partly_labeled(self) -> PreparedPairs:
+        """Returns the pairs for training that hold at least one image with a label map.
+
+        Raises:
+            InputError: If there are none.
+        """
+        known = [subject.labels is not None for subject in self._train.subjects]
+        of_atlas = self._atlas is not None and self._atlas[0].labels(self._atlas[1]) is not None
+        fewer = copy.copy(self)
+        fewer._pairs = [
+            (fixed, moving)
+            for fixed, moving in self._pairs
+            if known[moving] or (known[fixed] if fixed >= 0 else of_atlas)
+        ]
+        if not fewer._pairs:
+            raise InputError(
+                "This algorithm learns from label maps; give label maps of one image at least."
+            )
+        return fewer
+
     def prepared(self) -> tuple[PreparedSet, PreparedSet | None]:
         """Returns the subjects for training, and those for validation."""
         return self._train, self._validation
