@@ -200,8 +200,10 @@ PLANS: dict[str, Plan] = {
         {"full": Variant(), "without smoothness": Variant({"smoothness": 0.0})}, _vxm, steps=3000
     ),
     "vxm_prob": Plan(
-        {"full": Variant(), "vxm": Variant({"smoothness": 0.05}, "vxm")}, _vxm_prob,
-        steps=1500, extra=("inverse", "uncertainty"),
+        # Bent images tell what of a deformation can be found, so its uncertainty means something.
+        {"full": Variant(changes={"bend_mm": 1.5, "bend_width_mm": 25.0}),
+         "vxm": Variant(algorithm="vxm", share=3000 / 8000)},
+        _vxm_prob, steps=8000, extra=("inverse", "uncertainty"),
     ),
     "faim": Plan(
         {"full": Variant(), "without penalty": Variant({"folding": 0.0}),
@@ -213,7 +215,7 @@ PLANS: dict[str, Plan] = {
          "without anti-folding": Variant({"folding": 0.0, "smoothness": 0.02})},
         _icnet, extra=("inverse",),
     ),
-    "dlir": Plan({"full": Variant()}, _dlir, steps=1800, extra=("stages",)),
+    "dlir": Plan({"full": Variant()}, _dlir, steps=4000, extra=("stages",)),
     "dual_prnet": Plan(
         {"full": Variant(), "with correlation": Variant({"correlation": True}), "vxm": _VXM,
          "full, shifts": Variant(shift_voxel=10),

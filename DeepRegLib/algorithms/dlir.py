@@ -186,7 +186,8 @@ class Algorithm(LearnedRegistration):
 
     def stages(self) -> tuple[Stage, ...]:
         """Returns the three stages; each trains its own network alone."""
-        shares = (0.4, 0.3, 0.3)
+        # Affine steps take a tenth of the time of the others, and it needs more of them.
+        shares = (0.7, 0.15, 0.15)
         return tuple(Stage(name, share, (name,)) for name, share in zip(_STAGES, shares))
 
     def build(self) -> nn.Module:

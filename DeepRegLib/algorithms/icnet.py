@@ -94,7 +94,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="smoothness",
-            default=0.15,
+            default=0.3,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared differences of neighboring displacements.",

@@ -4,9 +4,11 @@ A U-Net gives mean and variance of a stationary velocity at half resolution. In 
 is drawn from this posterior, integrated by scaling and squaring, enlarged, and applied; the
 objective is the evidence bound of Gaussian noise of the images (`image_sigma`) and a prior that
 wants neighboring velocities alike (`prior`). In use the mean is integrated forwards and, for the
-inverse, backwards. Velocities drawn from the posterior show how far other deformations, about as
-likely, lead elsewhere: the spread of where they send a point is its uncertainty (neighboring voxels
-are drawn alike for it, each with the variance of the posterior, which knows no correlations).
+inverse, backwards; two steps of a fixed-point iteration take from that inverse what interpolating
+on two different ways left. Velocities drawn from the posterior show how far other deformations,
+about as likely, lead elsewhere: the spread of where they send a point is its uncertainty
+(neighboring voxels are drawn alike for it, each with the variance of the posterior, which knows no
+correlations).
 
 Differences from the publication: the bound is multiplied by twice the variance of the noise, so
 that its first term is the dissimilarity itself; its divergence is scaled by the number of voxels of
@@ -22,6 +24,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..geometry.field import compose_displacements
 from ..geometry.sampling import gaussian_kernel, gaussian_smooth, resize_image
 from ..geometry.velocity import exponential
 from ..losses import similarity
@@ -110,7 +113,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="prior",
-            default=100.0,
+            default=30.0,
             minimum=1e-3,
             maximum=1e5,
             help="Precision of the differences of neighboring velocities; more is smoother.",
@@ -152,6 +155,8 @@ _START = -10.0
 #: Standard deviation of the window in which samples are drawn alike, and of that in which their
 #: variance is averaged, in voxels of the velocity.
 _ALIKE, _POOLING = 1.5, 3.0
+#: Corrections of the inverse; the second one changes it by less than 0.01 voxel.
+_CORRECTIONS = 2
 
 
 class Algorithm(LearnedRegistration):
@@ -179,17 +184,18 @@ class Algorithm(LearnedRegistration):
     def predict(
         self, network: nn.Module, fixed: Tensor, moving: Tensor, spacing_mm: float
     ) -> Prediction:
-        """Registers one pair; the inverse integrates the velocity backwards."""
+        """Registers one pair; the inverse integrates the velocity backwards, and is corrected."""
         mean, log_variance = network(fixed, moving)
         shape = fixed.shape[2:]
         displacement = self._displacement(mean, shape)
+        inverse = _corrected(self._displacement(-mean, shape), displacement)
         deviation = _deviation_mm(log_variance, shape, spacing_mm)
         spread = deviation
         if self.values["draws"] >= 2:
             spread = self._spread_mm(mean, log_variance, shape, spacing_mm)
         return Prediction(
             displacement=displacement,
-            inverse=self._displacement(-mean, shape),
+            inverse=inverse,
             maps={"uncertainty_mm": spread, "velocity_deviation_mm": deviation},
             values={"uncertainty_mean_mm": float(spread.detach().mean())},
         )
@@ -237,6 +243,13 @@ class VelocityNetwork(nn.Module):
         """Returns mean and logarithm of the variance, (B, 3, *half) in voxels of that grid."""
         features = self.unet(pair_input(fixed, moving))
         return self.mean(features), self.log_variance(features)
+
+
+def _corrected(inverse: Tensor, displacement: Tensor) -> Tensor:
+    """Takes from an inverse, (B, 3, *shape), where the interpolations of both integrals differ."""
+    for _ in range(_CORRECTIONS):
+        inverse = inverse - compose_displacements(displacement, inverse)
+    return inverse
 
 
 def _alike_noise(like: Tensor, generator: torch.Generator) -> Tensor:
