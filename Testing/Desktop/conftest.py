@@ -45,6 +45,17 @@ def models_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def no_models(models_folder, monkeypatch):
+    """Folder of the models without any, and none that are shipped."""
+    import model_support
+
+    from DeepRegLib import models
+
+    monkeypatch.setattr(models, "SHIPPED", ())
+    return model_support.emptied(models_folder)
+
+
 @pytest.fixture(scope="session")
 def application():
     """The application with its main window; skips where nothing can be drawn."""
