@@ -56,12 +56,15 @@ test-library: $(STAMP) ## Run the tests of DeepRegLib
 	$(BIN)/python -m pytest Testing/Library -n 2 --dist loadfile -q
 
 test-scene: $(STAMP) ## Run the tests on the real MRML library
-	$(BIN)/python -m pytest Testing/Scene -q
+	$(BIN)/python -m pytest Testing/Scene -n 2 --dist loadfile -q
 
 test-desktop: $(STAMP) ## Click through the real panel in the test application
-	@# Every file in an application of its own, the longest and the largest first.
-	{ ls Testing/Desktop/test_scenario.py; ls -S Testing/Desktop/test_*.py | grep -v scenario; } | \
-	  xargs -P 2 -n 1 $(BIN)/python -m pytest -q
+	@# Every file of the panel in an application of its own, first what takes long for its size;
+	@# those of the test application itself share one.
+	{ ls Testing/Desktop/test_{scenario,panel_failures,panel_shipped}.py; \
+	  ls -S Testing/Desktop/test_panel_*.py | grep -Ev 'failures|shipped'; \
+	  ls Testing/Desktop/test_*.py | grep -Ev 'scenario|panel' | xargs; } | \
+	  xargs -P 2 -L 1 $(BIN)/python -m pytest -q
 
 scenario: $(STAMP) ## Play the scenario of a person at the panel; pictures go to build/scenario
 	DEEPREG_SCREENSHOTS=build/scenario $(BIN)/python Testing/Desktop/run.py --testing \

@@ -21,7 +21,7 @@ from DeepRegLib.pictures.error import worst_place
 from .Histogram import Histogram
 from .Texts import message, verdict
 from .ToolChoices import Follower, ToolModel
-from .ToolPart import ToolPart, ToolWidgets
+from .ToolPart import ToolPart
 
 #: Key of the system that estimates errors.
 ALGORITHM = "error_map"
@@ -43,7 +43,7 @@ class CheckTool(ToolPart):
         onShow: Called before the error volume is shown in the views.
     """
 
-    FORM = "CheckTool"
+    FORM, NAME = "CheckTool", "check"
 
     def __init__(self, ui, logic, occupied, onBusy, onTrain, onShow):
         ToolPart.__init__(self, ui, logic, occupied, onBusy)
@@ -65,14 +65,6 @@ class CheckTool(ToolPart):
         ui.checkPrefillButton.connect("clicked(bool)", self._onPrefill)
         ui.checkShowButton.connect("clicked(bool)", self._onShowClicked)
         ui.checkWorstButton.connect("clicked(bool)", self._onWorst)
-
-    def widgets(self) -> ToolWidgets:
-        """Returns the widgets that every tool has."""
-        ui = self._ui
-        return ToolWidgets(
-            ui.checkButton, ui.checkProgressBar, ui.checkStatusLabel, ui.checkMessageLabel,
-            ui.checkForm,
-        )  # fmt: skip
 
     def invitation(self) -> str:
         """Returns what stands on the button when nothing is missing."""

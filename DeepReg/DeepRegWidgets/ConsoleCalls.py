@@ -128,10 +128,7 @@ class ConsoleCalls:
         for node, _labels in pairs:
             checkVolume(node, _("training"))
         request = TrainingRequest(algorithm, pairs, str(data), options)
-        run = self.startTraining(
-            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
-        )
-        return run.wait() if wait else run
+        return self._outcome(self.startTraining, request, wait, onEvent, onDone, onError)
 
     def startTraining(self, request, byTimer=True, **callbacks):
         """Starts a training and returns it; see `DeepRegWidgets.TrainingRun`."""
@@ -180,10 +177,7 @@ class ConsoleCalls:
             fixedNode, movingNode, transform, fixedMask, fixedSegment, model, step, threshold,
             device,
         )  # fmt: skip
-        run = self.startCheck(
-            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
-        )
-        return run.wait() if wait else run
+        return self._outcome(self.startCheck, request, wait, onEvent, onDone, onError)
 
     def startCheck(self, request, byTimer=True, **callbacks):
         """Starts a check and returns it; see `DeepRegWidgets.CheckRun`."""
@@ -227,10 +221,7 @@ class ConsoleCalls:
         request = TransportRequest(
             fixedNode, movingNode, subjectNode, model, strength, alignment, device
         )
-        run = self.startTransport(
-            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
-        )
-        return run.wait() if wait else run
+        return self._outcome(self.startTransport, request, wait, onEvent, onDone, onError)
 
     def startTransport(self, request, byTimer=True, **callbacks):
         """Starts to carry a deformation over; see `DeepRegWidgets.TransportRun`."""
@@ -273,10 +264,7 @@ class ConsoleCalls:
         request = PopulationRequest(
             fixedNode, tuple(transforms), str(folder), modes, linear, model, device
         )
-        run = self.startPopulation(
-            request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError
-        )
-        return run.wait() if wait else run
+        return self._outcome(self.startPopulation, request, wait, onEvent, onDone, onError)
 
     def startPopulation(self, request, byTimer=True, **callbacks):
         """Starts to examine a population; see `DeepRegWidgets.PopulationRun`."""
@@ -298,6 +286,11 @@ class ConsoleCalls:
             run.cancel()
         self._runs = ()
         closeWorker()
+
+    def _outcome(self, start, request, wait, onEvent, onDone, onError):
+        """Returns the outcome of a run, or without waiting the run."""
+        run = start(request, byTimer=not wait, onEvent=onEvent, onDone=onDone, onError=onError)
+        return run.wait() if wait else run
 
     def _start(self, run, byTimer):
         run.start(byTimer)

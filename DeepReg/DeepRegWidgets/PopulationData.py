@@ -5,19 +5,14 @@ from __future__ import annotations
 import qt
 import slicer
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from DeepRegLib.bridge.population import REPORT_ATTRIBUTE
 
 from .Parameters import membersOf, setMembers
-from .Section import Section
-
-_SOON_MS = 150
-_ROW_HEIGHT = 26
-_MOST_ROWS = 6
+from .SceneTable import SceneTable, fitTable, prepareTable
 
 
-class PopulationData(Section, VTKObservationMixin):
+class PopulationData(SceneTable):
     """A table with a row for each transform of the scene: a check mark, and what it aligns.
 
     Args:
@@ -26,38 +21,9 @@ class PopulationData(Section, VTKObservationMixin):
     """
 
     def __init__(self, ui, onChanged):
-        Section.__init__(self, ui)
-        VTKObservationMixin.__init__(self)
-        self._onChanged = onChanged
-        self._rows = []
-        self._shown = None
-        # Many nodes may come and go at once.
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_SOON_MS)
-        self._timer.connect("timeout()", self._onScene)
-        table = ui.populationTable
-        table.setColumnCount(2)
-        table.setHorizontalHeaderLabels([_("Transform"), _("Aligns")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        table.horizontalHeader().setStretchLastSection(True)
+        SceneTable.__init__(self, ui, onChanged)
+        prepareTable(ui.populationTable, [_("Transform"), _("Aligns")])
         ui.populationAllButton.connect("clicked(bool)", self._onAll)
-
-    def setParameterNode(self, parameterNode) -> None:
-        """Shows the transforms of another parameter node; None shows nothing."""
-        self.removeObservers()
-        if parameterNode is not None:
-            scene = slicer.mrmlScene
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent):
-                self.addObserver(scene, event, self._soon)
-        Section.setParameterNode(self, parameterNode)
-
-    def close(self) -> None:
-        """Stops looking at the scene."""
-        self.removeObservers()
-        self._timer.stop()
-        self._timer.disconnect("timeout()", self._onScene)
 
     def check(self, transform, isChecked=True) -> None:
         """Checks the row of a transform."""
@@ -88,11 +54,7 @@ class PopulationData(Section, VTKObservationMixin):
             table.setCellWidget(number, 1, qt.QLabel(_aligned(transform)))
             box.connect("toggled(bool)", self._onChosen)
             self._rows.append((transform, box))
-        widest = max([180, *(box.sizeHint.width() + 12 for _transform, box in self._rows)])
-        table.setColumnWidth(0, min(widest, 280))
-        height = _ROW_HEIGHT * (min(max(len(transforms), 2), _MOST_ROWS) + 1) + 6
-        table.setMinimumHeight(height)
-        table.setMaximumHeight(height)
+        fitTable(table, [row[1] for row in self._rows])
 
     def _onChosen(self, _value=None) -> None:
         if self._listens:
@@ -103,14 +65,6 @@ class PopulationData(Section, VTKObservationMixin):
         if self._listens:
             fixed = self._node.populationFixed
             setMembers(self._node, [t for t, _box in self._rows if _fixedOf(t) is fixed])
-
-    def _soon(self, caller=None, event=None) -> None:
-        self._timer.start()
-
-    def _onScene(self) -> None:
-        if self._node is not None and not slicer.mrmlScene.IsClosing():
-            self.update()
-            self._onChanged()
 
 
 def _transforms() -> list:

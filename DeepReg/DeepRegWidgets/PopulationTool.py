@@ -22,7 +22,7 @@ from .Parameters import PopulationSource, membersOf
 from .PopulationData import PopulationData
 from .Texts import message
 from .ToolChoices import Follower
-from .ToolPart import ToolPart, ToolWidgets
+from .ToolPart import ToolPart
 
 #: Key of the system that judges deformations.
 JUDGE = "coop_ae"
@@ -41,7 +41,7 @@ class PopulationTool(ToolPart):
         onShow: Called before a volume is shown in the views.
     """
 
-    FORM = "PopulationTool"
+    FORM, NAME = "PopulationTool", "population"
 
     def __init__(self, ui, logic, occupied, onBusy, onShow):
         ToolPart.__init__(self, ui, logic, occupied, onBusy)
@@ -61,14 +61,6 @@ class PopulationTool(ToolPart):
         ui.populationSubjectsTable.connect("cellClicked(int,int)", self._onSubject)
         ui.populationResetButton.connect("clicked(bool)", self._onReset)
         ui.populationShowButton.connect("clicked(bool)", self._onShowClicked)
-
-    def widgets(self) -> ToolWidgets:
-        """Returns the widgets that every tool has."""
-        ui = self._ui
-        return ToolWidgets(
-            ui.populationButton, ui.populationProgressBar, ui.populationStatusLabel,
-            ui.populationMessageLabel, ui.populationForm,
-        )  # fmt: skip
 
     def invitation(self) -> str:
         """Returns what stands on the button when nothing is missing."""

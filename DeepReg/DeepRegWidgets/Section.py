@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 
 
@@ -45,3 +46,24 @@ class Section:
     def _show(self) -> None:
         """Brings the widgets in line with the parameter node."""
         raise NotImplementedError
+
+
+class TellingSection(Section):
+    """A section that does something, and says how it ended.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui):
+        Section.__init__(self, ui)
+        #: Level and text of what is said last; None if there is nothing to say.
+        self._sentence = None
+
+    def _say(self, level: str, sentence: str) -> None:
+        self._sentence = (level, sentence)
+        self._log(sentence)
+        self.update()
+
+    def _log(self, text: str) -> None:
+        self._ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")

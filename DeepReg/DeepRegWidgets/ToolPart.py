@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from DeepRegLib.errors import Cancelled, DeepRegError
 
 from .Installer import ensureSafetensors, ensureTorch
-from .Section import Section
+from .Section import Section, TellingSection
 from .Texts import clock, message
 
 
@@ -38,7 +38,7 @@ class ToolWidgets:
     form: qt.QWidget
 
 
-class ToolPart(Section):
+class ToolPart(TellingSection):
     """A tool of the panel.
 
     Args:
@@ -50,23 +50,20 @@ class ToolPart(Section):
 
     #: Name of the `.ui` file, and of the group box in it.
     FORM = ""
+    #: What the names of its widgets begin with.
+    NAME = ""
 
     def __init__(self, ui, logic, occupied, onBusy):
-        Section.__init__(self, ui)
+        TellingSection.__init__(self, ui)
         self._logic, self._occupied, self._onBusy = logic, occupied, onBusy
         self._run = None
-        self._sentence = None
         self._started, self._fraction = 0.0, 0.0
-        self._own = self.widgets()
+        self._own = self._widgets()
         self._clockTimer = qt.QTimer()
         self._clockTimer.setInterval(500)
         self._clockTimer.connect("timeout()", self._showStatus)
         self._own.button.connect("clicked(bool)", self._onButton)
         ui.toolsButton.connect("contentsCollapsed(bool)", self._onCollapsed)
-
-    def widgets(self) -> ToolWidgets:
-        """Returns the widgets that every tool has."""
-        raise NotImplementedError
 
     def invitation(self) -> str:
         """Returns what stands on the button when nothing is missing."""
@@ -158,6 +155,14 @@ class ToolPart(Section):
         # PythonQt would keep this object alive by the connection.
         self._clockTimer.disconnect("timeout()", self._showStatus)
 
+    def _widgets(self) -> ToolWidgets:
+        ui, name = self._ui, self.NAME
+        return ToolWidgets(
+            getattr(ui, f"{name}Button"), getattr(ui, f"{name}ProgressBar"),
+            getattr(ui, f"{name}StatusLabel"), getattr(ui, f"{name}MessageLabel"),
+            getattr(ui, f"{name}Form"),
+        )  # fmt: skip
+
     def _onCollapsed(self, collapsed) -> None:
         self.update()
 
@@ -214,14 +219,6 @@ class ToolPart(Section):
             self._say("error", text.format(error=error))
         for line in self._logic.workerLog() if wasRunning else ():
             self._log(line)
-
-    def _say(self, level: str, sentence: str) -> None:
-        self._sentence = (level, sentence)
-        self._log(sentence)
-        self.update()
-
-    def _log(self, text: str) -> None:
-        self._ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def _showStatus(self) -> None:
         passed = _("{time} elapsed").format(time=clock(time.monotonic() - self._started))

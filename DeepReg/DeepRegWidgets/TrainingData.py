@@ -5,19 +5,14 @@ from __future__ import annotations
 import qt
 import slicer
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from DeepRegLib.bridge.overlays import KIND_ATTRIBUTE
 
 from .Parameters import setTrainingVolumes, trainingVolumesOf
-from .Section import Section
-
-_SOON_MS = 150
-_ROW_HEIGHT = 26
-_MOST_ROWS = 6
+from .SceneTable import SceneTable, fitTable, prepareTable
 
 
-class TrainingData(Section, VTKObservationMixin):
+class TrainingData(SceneTable):
     """A table with a row for each volume of the scene: a check mark, and its structures.
 
     Args:
@@ -26,37 +21,8 @@ class TrainingData(Section, VTKObservationMixin):
     """
 
     def __init__(self, ui, onChanged):
-        Section.__init__(self, ui)
-        VTKObservationMixin.__init__(self)
-        self._onChanged = onChanged
-        self._rows = []
-        self._shown = None
-        # Many nodes may come and go at once.
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_SOON_MS)
-        self._timer.connect("timeout()", self._onScene)
-        table = ui.trainingTable
-        table.setColumnCount(2)
-        table.setHorizontalHeaderLabels([_("Volume"), _("Structures (optional)")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        table.horizontalHeader().setStretchLastSection(True)
-
-    def setParameterNode(self, parameterNode) -> None:
-        """Shows the volumes of another parameter node; None shows nothing."""
-        self.removeObservers()
-        if parameterNode is not None:
-            scene = slicer.mrmlScene
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent):
-                self.addObserver(scene, event, self._soon)
-        Section.setParameterNode(self, parameterNode)
-
-    def close(self) -> None:
-        """Stops looking at the scene."""
-        self.removeObservers()
-        self._timer.stop()
-        self._timer.disconnect("timeout()", self._onScene)
+        SceneTable.__init__(self, ui, onChanged)
+        prepareTable(ui.trainingTable, [_("Volume"), _("Structures (optional)")])
 
     def check(self, volume, labels=None) -> None:
         """Checks the row of a volume, and chooses its structures."""
@@ -93,11 +59,7 @@ class TrainingData(Section, VTKObservationMixin):
             box.connect("toggled(bool)", self._onChosen)
             combo.connect("currentIndexChanged(int)", self._onChosen)
             self._rows.append((volume, box, combo))
-        widest = max([180, *(box.sizeHint.width() + 12 for _volume, box, _combo in self._rows)])
-        table.setColumnWidth(0, min(widest, 280))
-        height = _ROW_HEIGHT * (min(max(len(volumes), 2), _MOST_ROWS) + 1) + 6
-        table.setMinimumHeight(height)
-        table.setMaximumHeight(height)
+        fitTable(table, [row[1] for row in self._rows])
 
     def _onChosen(self, _value=None) -> None:
         if not self._listens:
@@ -109,14 +71,6 @@ class TrainingData(Section, VTKObservationMixin):
                 node = slicer.mrmlScene.GetNodeByID(labels) if labels else None
                 chosen.append((volume, node))
         setTrainingVolumes(self._node, chosen)
-
-    def _soon(self, caller=None, event=None) -> None:
-        self._timer.start()
-
-    def _onScene(self) -> None:
-        if self._node is not None and not slicer.mrmlScene.IsClosing():
-            self.update()
-            self._onChanged()
 
 
 def _volumes() -> list:

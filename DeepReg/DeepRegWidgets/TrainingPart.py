@@ -17,7 +17,7 @@ from .Curve import TrainingCurve
 from .Installer import ensureSafetensors, ensureTorch
 from .ParameterForm import ParameterForm
 from .Parameters import TrainingSource, trainingSettingsOf
-from .Section import Section
+from .Section import Section, TellingSection
 from .Texts import duration, message
 from .TrainingChoices import (
     freeName,
@@ -35,7 +35,7 @@ from .TrainingProgress import TrainingProgress
 _DRAW_SECONDS = 0.5
 
 
-class TrainingPart(Section):
+class TrainingPart(TellingSection):
     """Ties the section's widgets to the parameter node and drives a training.
 
     A training learns from copies, so that it goes on when the scene is changed or closed.
@@ -49,11 +49,11 @@ class TrainingPart(Section):
     """
 
     def __init__(self, ui, logic, occupied, onBusy, onModel):
-        Section.__init__(self, ui)
+        TellingSection.__init__(self, ui)
         self._logic, self._occupied = logic, occupied
         self._onBusy, self._onModel = onBusy, onModel
         self._run = self._request = None
-        self._progress, self._drawn, self._sentence = None, 0.0, None
+        self._progress, self._drawn = None, 0.0
         self.data = TrainingData(ui, self.check)
         self.form = ParameterForm(ui.trainingParametersBox, self._onSettings)
         self._curve = TrainingCurve(ui.trainingCurveBox)
@@ -285,14 +285,6 @@ class TrainingPart(Section):
         if isUnfinished(self._request.options["name"]):
             return _("Cancelled; there is no model yet. A training of the same name can go on.")
         return _("Cancelled; there is no model.")
-
-    def _say(self, level: str, sentence: str) -> None:
-        self._sentence = (level, sentence)
-        self._log(sentence)
-        self.update()
-
-    def _log(self, text: str) -> None:
-        self._ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def _showStatus(self) -> None:
         self._ui.trainingStatusLabel.text = self._progress.text()

@@ -17,7 +17,7 @@ from DeepRegLib.bridge.transport import (
 
 from .Texts import message
 from .ToolChoices import Follower, ToolModel
-from .ToolPart import ToolPart, ToolWidgets
+from .ToolPart import ToolPart
 
 #: Key of the system whose codes can be decoded for other subjects.
 ALGORITHM = "cvae"
@@ -38,7 +38,7 @@ class TransportTool(ToolPart):
         onShow: Called before volumes are shown in the views.
     """
 
-    FORM = "TransportTool"
+    FORM, NAME = "TransportTool", "transport"
 
     def __init__(self, ui, logic, occupied, onBusy, onTrain, onShow):
         ToolPart.__init__(self, ui, logic, occupied, onBusy)
@@ -60,14 +60,6 @@ class TransportTool(ToolPart):
         ui.transportPrefillButton.connect("clicked(bool)", self._onPrefill)
         ui.transportBeforeButton.connect("clicked(bool)", self._onBefore)
         ui.transportAfterButton.connect("clicked(bool)", self._onAfter)
-
-    def widgets(self) -> ToolWidgets:
-        """Returns the widgets that every tool has."""
-        ui = self._ui
-        return ToolWidgets(
-            ui.transportButton, ui.transportProgressBar, ui.transportStatusLabel,
-            ui.transportMessageLabel, ui.transportForm,
-        )  # fmt: skip
 
     def invitation(self) -> str:
         """Returns what stands on the button when nothing is missing."""

@@ -11,8 +11,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+# Two parts of VTK: the whole takes twice as long to load.
 _RENDER = (
-    "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.SetSize(32, 32);"
+    "import vtkmodules.vtkRenderingOpenGL2, vtkmodules.vtkRenderingCore as vtk;"
+    "w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.SetSize(32, 32);"
     "w.AddRenderer(vtk.vtkRenderer()); w.Render(); raise SystemExit(not w.SupportsOpenGL())"
 )
 
@@ -41,6 +43,17 @@ def models_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     os.environ["DEEPREG_MODELS"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def no_models(models_folder, monkeypatch):
+    """Folder of the models without any, and none that are shipped."""
+    import model_support
+
+    from DeepRegLib import models
+
+    monkeypatch.setattr(models, "SHIPPED", ())
+    return model_support.emptied(models_folder)
 
 
 @pytest.fixture(scope="session")

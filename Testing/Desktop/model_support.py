@@ -32,24 +32,11 @@ def write_card(folder, name, algorithm="vxm", age=0.0, **more):
     return path
 
 
-def write_judge(folder, name="judge", largest_mm=6.0):
-    """Writes a small network that estimates errors and was never trained; returns its path.
+def write_judge(folder, **more):
+    """Writes a small network that estimates errors; see `estimator_doubles`."""
+    from estimator_doubles import write_judge  # with torch, which few tests of the panel need
 
-    It says about a third of the largest error everywhere.
-    """
-    import torch
-
-    from DeepRegLib.estimators.error_map import SPEC, Algorithm
-    from DeepRegLib.networks.model_file import save_model
-
-    small = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 16}
-    system = Algorithm(**SPEC.values(**small, largest_mm=largest_mm))
-    values = {p.name: system.values[p.name] for p in SPEC.parameters if p.training}
-    torch.manual_seed(0)
-    card = ModelCard(name, "error_map", values, 3.0, (24, 24, 24), figures={"rmse_mm": 0.8})
-    path = folder / f"{name}.safetensors"
-    save_model(path, system.build(), card)
-    return path
+    return write_judge(folder, **more)
 
 
 def write_latent(folder, key="cvae", name="latent", spread=0.1):

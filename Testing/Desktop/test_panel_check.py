@@ -1,24 +1,22 @@
 """The tool "Check a registration": clicked from the choices to the error volume in the views."""
 
+from functools import partial
+
 import model_support
 import numpy as np
 import panel_support as desk
 import pytest
+import tool_support
 
-from DeepRegLib import models
 from DeepRegLib.bridge.check import FIXED_ROLE, report_of
+
+_said = partial(tool_support.said, "check")
+_check = partial(tool_support.run, "check", "Check")
 
 
 @pytest.fixture
-def panel(scene, models_folder, monkeypatch):
-    monkeypatch.setattr(models, "SHIPPED", ())
-    model_support.emptied(models_folder)
-    for panel in desk.opened(scene):
-        panel.ui.toolsButton.collapsed = False
-        yield panel
-        if panel.parts.check.running:
-            panel.ui.checkButton.click()
-        panel.ui.toolsButton.collapsed = True
+def panel(scene, no_models):
+    yield from tool_support.opened("check", scene)
 
 
 @pytest.fixture
@@ -38,22 +36,6 @@ def _chosen(panel):
     ui = panel.ui
     selectors = (ui.checkFixedSelector, ui.checkMovingSelector, ui.checkTransformSelector)
     return [selector.currentNode() for selector in selectors]
-
-
-def _said(panel):
-    label = panel.ui.checkMessageLabel
-    return "" if label.isHidden() else desk.plain(label.text)
-
-
-def _check(panel, seconds=90):
-    """Clicks Check and waits for the end; returns what the tool says."""
-    ui = panel.ui
-    assert ui.checkButton.enabled and ui.checkButton.text == "Check", ui.checkButton.text
-    ui.checkButton.click()
-    assert panel.parts.check.running, _said(panel)
-    desk.until(lambda: not panel.parts.check.running, seconds, "the end of the check")
-    desk.settle()
-    return _said(panel)
 
 
 def _layers():

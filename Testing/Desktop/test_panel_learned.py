@@ -9,9 +9,7 @@ from DeepRegLib import models, registry
 
 
 @pytest.fixture
-def panel(scene, models_folder, monkeypatch):
-    monkeypatch.setattr(models, "SHIPPED", ())
-    model_support.emptied(models_folder)
+def panel(scene, no_models):
     for panel in desk.opened(scene):
         panel.ui.trainingButton.collapsed = False
         yield panel

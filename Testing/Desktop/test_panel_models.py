@@ -4,17 +4,15 @@ import model_support
 import panel_support as desk
 import pytest
 
-from DeepRegLib import models, registry
+from DeepRegLib import registry
 from DeepRegLib.bridge import overlays
 
 LEARNED = [key for key, spec in registry.specs().items() if spec.needs.training]
 
 
 @pytest.fixture
-def folder(models_folder, monkeypatch):
-    """The folder of models, empty; those that come with DeepReg do not count."""
-    monkeypatch.setattr(models, "SHIPPED", ())
-    return model_support.emptied(models_folder)
+def folder(no_models):
+    return no_models
 
 
 @pytest.fixture

@@ -1,32 +1,27 @@
 """The tool "Population": from check marks to the ranking and the sliders along the modes."""
 
+from functools import partial
+
 import model_support
 import numpy as np
 import panel_support as desk
 import pytest
+import tool_support
 
-from DeepRegLib import models
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.population import population_report
 
 BUTTON = "Examine the population"
+said = partial(tool_support.said, "population")
+examine = partial(tool_support.run, "population", BUTTON)
 WEIGHTS = (-1.0, 0.2, 0.7, -0.3, 0.5)
 #: The middle of the bump, in the fixed volume's own RAS.
 PLACE = (3.0, -2.0, 4.0)
 
 
 @pytest.fixture
-def panel(scene, models_folder, monkeypatch):
-    monkeypatch.setattr(models, "SHIPPED", ())
-    model_support.emptied(models_folder)
-    for panel in desk.opened(scene):
-        panel.ui.toolsButton.collapsed = False
-        panel.ui.populationBox.collapsed = False
-        yield panel
-        if panel.parts.population.running:
-            panel.ui.populationButton.click()
-        panel.ui.populationBox.collapsed = True
-        panel.ui.toolsButton.collapsed = True
+def panel(scene, no_models):
+    yield from tool_support.opened("population", scene)
 
 
 def bump(points, size):
@@ -59,22 +54,6 @@ def people(panel):
     panel.ui.populationFixedSelector.setCurrentNode(fixed)
     desk.until(lambda: panel.ui.populationTable.rowCount == 5, 5, "the transforms")
     return fixed, nodes
-
-
-def said(panel):
-    label = panel.ui.populationMessageLabel
-    return "" if label.isHidden() else desk.plain(label.text)
-
-
-def examine(panel, seconds=90):
-    """Clicks the button and waits for the end; returns what the tool says."""
-    ui = panel.ui
-    assert ui.populationButton.enabled and ui.populationButton.text == BUTTON, said(panel)
-    ui.populationButton.click()
-    assert panel.parts.population.running, said(panel)
-    desk.until(lambda: not panel.parts.population.running, seconds, "the end")
-    desk.settle()
-    return said(panel)
 
 
 def there(transform, place=PLACE):

@@ -6,7 +6,7 @@ import model_support
 import panel_support as desk
 import pytest
 
-from DeepRegLib import models, registry
+from DeepRegLib import registry
 from DeepRegLib.bridge.training import collect_training
 from DeepRegLib.errors import InputError
 
@@ -14,9 +14,7 @@ LEARNED = [key for key, spec in registry.specs().items() if spec.needs.training]
 
 
 @pytest.fixture
-def panel(scene, models_folder, monkeypatch):
-    monkeypatch.setattr(models, "SHIPPED", ())
-    model_support.emptied(models_folder)
+def panel(scene, no_models):
     for panel in desk.opened(scene):
         panel.ui.trainingButton.collapsed = False
         yield panel

@@ -1,28 +1,23 @@
 """The tool "Apply this deformation to another subject": from the choices to the deformed subject."""
 
+from functools import partial
+
 import model_support
 import numpy as np
 import panel_support as desk
 import pytest
+import tool_support
 
-from DeepRegLib import models
 from DeepRegLib.bridge.transport import carried_report
 
 BUTTON = "Apply to the other subject"
+said = partial(tool_support.said, "transport")
+apply = partial(tool_support.run, "transport", BUTTON)
 
 
 @pytest.fixture
-def panel(scene, models_folder, monkeypatch):
-    monkeypatch.setattr(models, "SHIPPED", ())
-    model_support.emptied(models_folder)
-    for panel in desk.opened(scene):
-        panel.ui.toolsButton.collapsed = False
-        panel.ui.transportBox.collapsed = False
-        yield panel
-        if panel.parts.transport.running:
-            panel.ui.transportButton.click()
-        panel.ui.transportBox.collapsed = True
-        panel.ui.toolsButton.collapsed = True
+def panel(scene, no_models):
+    yield from tool_support.opened("transport", scene)
 
 
 @pytest.fixture
@@ -44,22 +39,6 @@ def three(panel):
 def on_screen(panel):
     combo = panel.ui.transportAlignmentCombo
     combo.setCurrentIndex(combo.findText("None: as they lie on screen"))
-
-
-def said(panel):
-    label = panel.ui.transportMessageLabel
-    return "" if label.isHidden() else desk.plain(label.text)
-
-
-def apply(panel, seconds=90):
-    """Clicks the button and waits for the end; returns what the tool says."""
-    ui = panel.ui
-    assert ui.transportButton.enabled and ui.transportButton.text == BUTTON, said(panel)
-    ui.transportButton.click()
-    assert panel.parts.transport.running, said(panel)
-    desk.until(lambda: not panel.parts.transport.running, seconds, "the end")
-    desk.settle()
-    return said(panel)
 
 
 def background():

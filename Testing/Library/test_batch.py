@@ -39,6 +39,23 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Does the work in this process: to start others takes longer than to register.
+
+    Gives the processes and threads that were asked for.
+    """
+    asked = []
+
+    def run_here(tasks, work, together, threads):
+        asked.append((together, threads))
+        for task in tasks:
+            yield task, work(task)
+
+    monkeypatch.setattr(batch, "run_tasks", run_here)
+    return asked
+
+
 def summary(folder):
     with (folder / "summary.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -68,7 +85,7 @@ def test_every_pair_gets_its_folder_and_a_failure_does_not_stop_the_others(folde
     assert written[1]["error"] == second["error"] and written[1]["verdict"] == ""
 
 
-def test_what_is_there_from_the_same_files_and_settings_is_taken_over(folder, monkeypatch):
+def test_what_is_there_from_the_same_files_and_settings_is_taken_over(folder, here):
     table = [p for p in read_pairs(folder / "pairs.csv") if p.name != "second"]
     out = folder / "out"
     register_many(table, out, QUICK)
@@ -136,10 +153,10 @@ def test_what_does_not_fit_is_refused_before_anything_runs(folder, monkeypatch):
         register_many(table, folder / "file" / "out", QUICK)
 
 
-def test_the_command(folder, capsys):
+def test_the_command(folder, here, capsys):
     words = ["batch", folder / "pairs.csv", "--out", folder / "out", "--algorithm", "rigid",
              "--set", "initialization=stored", "--set", "sizes=12,24", "--set", "samples=3000",
-             "--device", "cpu", "--threads", "1", "--image-type", "none"]  # fmt: skip
+             "--device", "cpu", "--threads", "1", "--together", "2", "--image-type", "none"]  # fmt: skip
     assert main([str(word) for word in words]) == 2
     said = capsys.readouterr().out
     assert "2 of 3 pairs are registered;" in said and "second: " in said
@@ -150,6 +167,7 @@ def test_the_command(folder, capsys):
     (folder / "pairs.csv").write_text(table)
     assert main([str(word) for word in words]) == 0
     assert "3 of 3 pairs are registered (2 were there already)" in capsys.readouterr().out
+    assert here == [(2, 1), (2, 1)]
 
 
 def test_an_interrupted_command_says_what_is_kept(folder, capsys, monkeypatch):

@@ -12,23 +12,20 @@ import pairs
 import pytest
 import SimpleITK as sitk
 import torch
+from estimator_doubles import write_judge
 
 from DeepRegLib import check, models, worker_jobs
 from DeepRegLib.check import Checked, check_registration, files_beside
 from DeepRegLib.cli import check as command
 from DeepRegLib.errors import Cancelled, FileFormatError, InputError, ParameterError, WorkerError
-from DeepRegLib.estimators.error_map import SPEC, Algorithm
+from DeepRegLib.estimators.error_map import Algorithm
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.io.images import read_image, write_image
 from DeepRegLib.io.itk_transform import write_transform
 from DeepRegLib.job import ArrayFile, Job, JobEvent, TransformFile
-from DeepRegLib.models import ModelCard
-from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.trainable import Prediction
-
-SMALL = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +35,7 @@ def folder(tmp_path, monkeypatch):
     where.mkdir()
     monkeypatch.setenv("DEEPREG_MODELS", str(where))
     monkeypatch.setattr(models, "SHIPPED", ())
-    system = Algorithm(**SPEC.values(**SMALL))
-    values = {p.name: system.values[p.name] for p in SPEC.parameters if p.training}
-    torch.manual_seed(0)
-    card = ModelCard("judge", "error_map", values, 4.0, (16, 20, 18), figures={"rmse_mm": 0.8})
-    save_model(where / "judge.safetensors", system.build(), card)
+    write_judge(where, spacing_mm=4.0, shape=(16, 20, 18))
     return where
 
 

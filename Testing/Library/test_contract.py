@@ -26,13 +26,25 @@ SLOW = {
     "lddmm": {"iterations": (15, 15, 5)},
     "deep_metric": {"iterations": (4, 3, 2), "channels": (8, 8, 8, 8, 8), "patches": 8},
     "ssemnet": {"iterations": (6, 5, 4), "channels": (6, 8, 8)},
+    "rl_rigid": {"size": 16, "states": 4},
 }
+#: What says how wide a network is; a quarter of it computes the same way.
+WIDTHS = ("channels", "width_channels", "affine_channels", "hidden", "encoder", "decoder", "final",
+          "autoencoder", "segmentation_encoder", "segmentation_decoder")  # fmt: skip
 
 
 def small_settings(key):
-    """Returns the part of SMALL that an algorithm has."""
-    own = {**SMALL, **SLOW.get(key, {})}
-    return {p.name: own[p.name] for p in registry.spec(key).parameters if p.name in own}
+    """Returns the part of SMALL that an algorithm has, and narrow networks."""
+    own, parameters = {**SMALL, **SLOW.get(key, {})}, registry.spec(key).parameters
+    wide = {p.name: p.default for p in parameters if p.training and p.name in WIDTHS}
+    own = {**{name: narrow(value) for name, value in wide.items()}, **own}
+    return {p.name: own[p.name] for p in parameters if p.name in own}
+
+
+def narrow(width):
+    if isinstance(width, tuple):
+        return tuple(narrow(n) for n in width)
+    return min(width, max(4, width // 4))
 
 
 def create(key):

@@ -9,25 +9,20 @@ slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (th
 
 import torch
 import vtk
+from bridge_support import exhausted, worked
+from estimator_doubles import write_judge
 
-from DeepRegLib import models, worker_jobs
+from DeepRegLib import models
 from DeepRegLib.bridge import check as bridge
 from DeepRegLib.bridge import mrml, overlays
 from DeepRegLib.bridge.frames import points_between
-from DeepRegLib.bridge.outcome import load
 from DeepRegLib.bridge.vtk_arrays import map_points, to_vtk_image
 from DeepRegLib.errors import InputError
-from DeepRegLib.estimators.error_map import SPEC, Algorithm
+from DeepRegLib.estimators.error_map import Algorithm
 from DeepRegLib.geometry.grid import transform_points
 from DeepRegLib.geometry.transform import Transform
-from DeepRegLib.job import private_folder
-from DeepRegLib.models import ModelCard
-from DeepRegLib.networks.model_file import save_model
-from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.free_form import spline_space
 from DeepRegLib.registration.trainable import Prediction
-
-SMALL = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +32,7 @@ def folder(tmp_path, monkeypatch):
     where.mkdir()
     monkeypatch.setenv("DEEPREG_MODELS", str(where))
     monkeypatch.setattr(models, "SHIPPED", ())
-    system = Algorithm(**SPEC.values(**SMALL))
-    values = {p.name: system.values[p.name] for p in SPEC.parameters if p.training}
-    card = ModelCard("judge", "error_map", values, 2.0, (24, 24, 24))
-    save_model(where / "judge.safetensors", system.build(), card)
+    write_judge(where, spacing_mm=2.0)
 
     def predict(self, network, fixed, moving, spacing_mm):
         return Prediction(maps={"error_mm": (20.0 * (fixed - moving).abs()).clamp(max=6.0)})
@@ -125,11 +117,7 @@ def made(scene, grids):
 def checked(scene, fixed, moving, transform=None, **more):
     """Takes a check all the way: nodes, files, the worker's job, files, the error volume."""
     request = bridge.CheckRequest(fixed, moving, transform, device="cpu", **more)
-    collected = exhausted(bridge.collecting_check(request))
-    with private_folder() as where:
-        event = worker_jobs.run(collected.save(where), Progress())
-        loaded = load(event, where)
-        return bridge.place_check(scene, request, loaded)
+    return bridge.place_check(scene, request, worked(bridge.collecting_check(request)))
 
 
 def median(found):
@@ -161,14 +149,6 @@ def test_the_start_is_sampled_where_slicer_has_it(scene, made, monkeypatch):
         u = start.displacement_ras_mm.reshape(3, -1).T
         gap = transform_points(start.linear, points + u) - map_points(general, points)
         assert np.abs(gap).max() < 1e-3
-
-
-def exhausted(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def nonlinear_parent(scene, grids):

@@ -7,23 +7,22 @@ slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (th
 
 import torch
 import vtk
+from bridge_support import exhausted, worked
 
-from DeepRegLib import models, worker_jobs
+from DeepRegLib import models
 from DeepRegLib.algorithms import cvae
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge import population as crowd
 from DeepRegLib.bridge import transport as carry
 from DeepRegLib.bridge.frames import matrix_between
-from DeepRegLib.bridge.outcome import load
 from DeepRegLib.bridge.vtk_arrays import map_points
 from DeepRegLib.errors import InputError
 from DeepRegLib.geometry.grid import transform_points
 from DeepRegLib.geometry.transform import Transform
-from DeepRegLib.job import private_folder
 from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.population_latent import LatentModel
-from DeepRegLib.registration.base import Image, ImagePair, Progress
+from DeepRegLib.registration.base import Image, ImagePair
 
 WEIGHTS = (-1.2, 0.3, 1.5, -0.4, 0.9)
 
@@ -62,21 +61,10 @@ def people(scene, fixed, grid, tools):
     return nodes
 
 
-def exhausted(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def examined(scene, fixed, transforms, **more):
     """Takes a population all the way: nodes, files, the worker's job, files, nodes."""
     request = crowd.PopulationRequest(fixed, transforms, device="cpu", **more)
-    collected = exhausted(crowd.collecting_population(request))
-    with private_folder() as where:
-        event = worker_jobs.run(collected.save(where), Progress())
-        loaded = crowd.load_population(event, where)
+    loaded = worked(crowd.collecting_population(request), crowd.load_population)
     return crowd.place_population(scene, request, *loaded)
 
 
@@ -240,11 +228,7 @@ def three(scene, fixed, tools, linear_parent):
 
 def carried(scene, volumes, **more):
     request = carry.TransportRequest(*volumes, device="cpu", **more)
-    collected = exhausted(carry.collecting_transport(request))
-    with private_folder() as where:
-        event = worker_jobs.run(collected.save(where), Progress())
-        loaded = load(event, where)
-    return carry.place_transport(scene, request, loaded)
+    return carry.place_transport(scene, request, worked(carry.collecting_transport(request)))
 
 
 def image_of(node):

@@ -116,8 +116,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, SceneFollower):
     def _candidates(self) -> list:
         if self._scene is None:
             return []
+        types = self.nodeTypes
         nodes = [self._scene.GetNthNode(n) for n in range(self._scene.GetNumberOfNodes())]
-        return [n for n in nodes if any(n.IsA(t) for t in self.nodeTypes)]
+        return [n for n in nodes if any(n.IsA(t) for t in types)]
+
+    def _concerned(self, node) -> bool:
+        return any(node.IsA(t) for t in self.nodeTypes)
 
     def _on_scene_changed(self) -> None:
         if not hasattr(self, "_combo"):

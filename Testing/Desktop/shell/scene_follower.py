@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import vtk
 from shiboken6 import Shiboken
 
 
@@ -17,13 +18,9 @@ class SceneFollower:
         self._node_tags: dict[str, tuple[object, int]] = {}
         if scene is None:
             return
-        for event in (
-            scene.NodeAddedEvent,
-            scene.NodeRemovedEvent,
-            scene.EndBatchProcessEvent,
-            scene.EndCloseEvent,
-            scene.EndImportEvent,
-        ):
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self._observed.append((scene, scene.AddObserver(event, self._on_node_event)))
+        for event in (scene.EndBatchProcessEvent, scene.EndCloseEvent, scene.EndImportEvent):
             self._observed.append((scene, scene.AddObserver(event, self._on_event)))
 
     def _unfollow(self) -> None:
@@ -42,6 +39,16 @@ class SceneFollower:
             if id_ not in self._node_tags:
                 tag = node.AddObserver("ModifiedEvent", self._on_event)
                 self._node_tags[id_] = (node, tag)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_event(self, caller, event, node) -> None:
+        # A scene has many nodes that are no one's concern; they come and go with each closing.
+        if not Shiboken.isValid(self) or self._concerned(node):
+            self._on_event(caller, event)
+
+    def _concerned(self, node) -> bool:
+        """Whether a node that came or went can change what is shown."""
+        return True
 
     def _on_event(self, caller, event) -> None:
         if not Shiboken.isValid(self):

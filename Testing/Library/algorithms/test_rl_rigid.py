@@ -26,7 +26,7 @@ SPACING, SHAPE = 5.0, (16, 16, 16)
 CENTER = [7.5] * 3
 SMALL = {"channels": (8, 16, 16, 32, 32), "hidden": (64, 32), "size": 16, "coarse": 1.0,
          "step_mm": 2.5, "step_deg": 4.0, "reach_mm": 20.0, "reach_deg": 24.0, "fine_reach": 3.0,
-         "states": 24, "discount": 0.0}  # fmt: skip
+         "states": 16, "discount": 0.0}  # fmt: skip
 
 
 def make(**values):
@@ -59,7 +59,7 @@ def taught():
     torch.manual_seed(0)
     system, batch = make(), aligned()
     network = system.build()
-    for stage, steps in (("coarse", 180), ("fine", 50)):
+    for stage, steps in (("coarse", 160), ("fine", 40)):
         optimizer = torch.optim.Adam(network.get_submodule(stage).parameters(), lr=4e-3)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):

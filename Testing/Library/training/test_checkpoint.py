@@ -42,7 +42,7 @@ Trainer(Slow(TWO_STAGES), Blobs(), TrainingSettings(**{settings}), Path(sys.argv
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     torch.set_num_threads(1)
-    chosen = {"steps": 40, "learning_rate": 0.02, "warmup": 3, "batch": 2, "accumulate": 2,
+    chosen = {"steps": 24, "learning_rate": 0.02, "warmup": 3, "batch": 2, "accumulate": 2,
               "validate_every": 7, "checkpoint_every_s": 0.0, "device": "cpu"}  # fmt: skip
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(root=str(ROOT), settings=chosen))
@@ -50,11 +50,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     process = subprocess.Popen([sys.executable, script, cut],
                                env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     end = time.monotonic() + 120
-    while steps_done(cut) < 15:  # in the second stage, between two validations
+    while steps_done(cut) < 9:  # in the second stage, between two validations
         assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and 15 <= steps_done(cut) < 40
+    assert process.wait() == -signal.SIGKILL and 9 <= steps_done(cut) < 24
     one, other = (
         Trainer(Shifter(TWO_STAGES), Blobs(), TrainingSettings(**chosen), folder).run()
         for folder in (whole, cut)
