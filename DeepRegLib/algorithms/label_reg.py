@@ -1,7 +1,7 @@
 """Label-driven registration: a network learns from structures, and needs images only in use.
 
 The network sees two images of any contrasts. What it is trained by are label maps, which it never
-sees: in each step structures that both maps hold are drawn at random for every pair, those of the
+sees: in each step the structures that both maps hold are dealt at random to groups, those of the
 moving image are moved, and both are compared by their Dice at several scales (smoothed by
 Gaussians, so that structures which do not overlap yet attract), plus the bending energy of the
 displacement. So the training needs no measure of how images of two contrasts are alike.
@@ -18,8 +18,9 @@ Differences from the publication: the parts of the composite network are compose
 published code adds them; the scales of the Dice are millimeters, whatever the voxels, and its
 denominators are squared; there are 8 channels at the full resolution by default, not 32 (`channels`
 32 is the published network), which trains on one core; transposed convolutions are two voxels wide;
-the step size is larger than the published 1e-5, for fewer steps; a step draws eight structures, not
-one (`drawn` 1 is the published scheme), because one alone moves all the others with it.
+the step size is larger than the published 1e-5, for fewer steps; a step deals all structures to
+eight groups, each of which is compared as one structure, because a single one moves all the others
+with it (`drawn` 1 without `dealt` is the published scheme).
 """
 
 from __future__ import annotations
@@ -110,7 +111,15 @@ SPEC = AlgorithmSpec(
             default=8,
             minimum=1,
             maximum=100,
-            help="Structures that are drawn at random for each pair in a step.",
+            help="Structures, or groups of them, that are drawn for each pair in a step.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
+            name="dealt",
+            default=True,
+            help="Whether all structures are dealt at random to so many groups, each compared as "
+            "one structure, so that a step learns from the whole image.",
             advanced=True,
             training=True,
         ),
@@ -201,7 +210,8 @@ class Algorithm(LearnedRegistration):
         """Returns the term that compares structures, or images."""
         kind = self.values["supervision"]
         if kind == "labels" and batch.fixed_labels is not None and batch.moving_labels is not None:
-            fixed, moving = drawn_structures(
+            choose = dealt_structures if self.values["dealt"] else drawn_structures
+            fixed, moving = choose(
                 batch.fixed_labels, batch.moving_labels, int(self.values["drawn"])
             )
             sigmas = [scale / batch.spacing_mm for scale in self.values["scales"]]
@@ -238,6 +248,32 @@ def drawn_structures(fixed: Tensor, moving: Tensor, count: int) -> tuple[Tensor,
             for target, labels_of in zip(chosen, (one, other)):
                 target[pair, channel] = labels_of[0] == labels[index]
     return chosen
+
+
+def dealt_structures(fixed: Tensor, moving: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Deals all structures that both label maps of a pair hold to groups, by torch's generator.
+
+    Structures of one group rarely touch, so its Dice tells of all their borders.
+
+    Args:
+        fixed: Label maps, (B, 1, *shape), integers; 0 is the background, less is not known.
+        moving: Label maps of the same shape.
+        count: Groups; where a pair has fewer structures, some stay empty.
+
+    Returns:
+        The groups of both, (B, count, *shape), float32, 0 or 1.
+    """
+    groups = torch.arange(count, device=fixed.device).view(1, -1, 1, 1, 1)
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for one, other in zip(fixed, moving):
+        labels = torch.tensor(_shared(one, other), dtype=torch.long, device=fixed.device)
+        most = int(max(one.max(), other.max(), 0))
+        group_of = torch.full((most + 1,), -1, device=fixed.device)
+        order = labels[torch.randperm(len(labels)).to(labels.device)]
+        group_of[order] = torch.arange(len(labels), device=fixed.device) % count
+        for side, labels_of in zip(sides, (one, other)):
+            side.append((group_of[labels_of.long().clamp(min=0)][None] == groups).float())
+    return torch.cat(sides[0]), torch.cat(sides[1])
 
 
 def _shared(one: Tensor, other: Tensor) -> list[int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from DeepRegLib import models
-from DeepRegLib.algorithms.label_reg import SPEC, Algorithm, drawn_structures
+from DeepRegLib.algorithms.label_reg import SPEC, Algorithm, dealt_structures, drawn_structures
 from DeepRegLib.geometry.sampling import sample, voxel_coordinates
 from DeepRegLib.losses import similarity
 from DeepRegLib.losses.bending import bending_energy
@@ -67,6 +67,31 @@ def test_structures_that_both_maps_hold_are_drawn():
     assert seen == {3, 9}
     one, other = drawn_structures(fixed, moving, 3)
     assert one[0].amax((1, 2, 3)).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_every_structure_of_both_maps_is_dealt_to_one_group_and_to_the_same_one():
+    shape = (5, 6, 7)
+    generator = torch.Generator().manual_seed(2)
+    fixed, moving = torch.randint(-1, 12, (2, 2, 1, *shape), generator=generator)
+    fixed[fixed == 5], moving[moving == 6] = 0, 0
+    moving[1] = -1  # not known
+    shared = set(range(1, 12)) - {5, 6}
+    partners = set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        one, other = dealt_structures(fixed, moving, 4)
+        assert one.shape == other.shape == (2, 4, *shape) and one.dtype == torch.float32
+        assert not one[1].any() and not other[1].any()
+        groups = [set(fixed[0, 0][group > 0].tolist()) for group in one[0]]
+        assert groups == [set(moving[0, 0][group > 0].tolist()) for group in other[0]]
+        assert sorted(x for group in groups for x in group) == sorted(shared)
+        assert {len(group) for group in groups} == {2, 3}
+        for label in shared:
+            assert one[0].sum(0)[fixed[0, 0] == label].eq(1).all()
+        partners |= next(group for group in groups if 1 in group) - {1}
+    assert len(partners) > 4, "dealt anew in every step"
+    one, _ = dealt_structures(fixed[:1], moving[:1], 12)
+    assert one[0].amax((1, 2, 3)).tolist() == [1.0] * 9 + [0.0] * 3
 
 
 def test_the_objective_is_that_of_the_publication():
