@@ -16,6 +16,8 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Landmark error, mean", "tre_mean_before_mm", "tre_mean_after_mm", "{:.2f} mm"),
     ("Landmark error, median", "tre_median_before_mm", "tre_median_after_mm", "{:.2f} mm"),
     ("Landmark error, maximum", "tre_max_before_mm", "tre_max_after_mm", "{:.2f} mm"),
+    ("Estimated error (TRE)", "", "estimated_tre_mm", "{:.1f} mm"),
+    ("Model of the estimate", "", "estimated_tre_model", "{}"),
     ("Folded voxels", "", "folds_percent", "{:.3f} %"),
     ("Jacobian, 1st percentile", "", "jacobian_p01", "{:.2f}"),
     ("Jacobian, 99th percentile", "", "jacobian_p99", "{:.2f}"),
