@@ -22,6 +22,7 @@ from .StepsPlayer import StepsPlayer
 from .Texts import message, verdict
 
 _ROW_HEIGHT = 22
+_LEAST_WIDTH = 60
 
 
 class ResultsPart:
@@ -189,8 +190,12 @@ class ResultsPart:
         table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         for row, texts in enumerate(rows):
             for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)
+                table.setItem(row, column, item)
         table.resizeColumnsToContents()
+        # The last column takes what is left; a long name of a model is cut off there.
+        table.setColumnWidth(2, _LEAST_WIDTH)
         table.horizontalHeader().setStretchLastSection(True)
 
     def _prepareComparison(self, transform) -> None:
