@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+_MODEL = "Model of the estimate"
 #: Rows of the card for people: name, key before, key after, format.
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Normalized mutual information", "nmi_before", "nmi_after", "{:.3f}"),
@@ -16,6 +17,8 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Landmark error, mean", "tre_mean_before_mm", "tre_mean_after_mm", "{:.2f} mm"),
     ("Landmark error, median", "tre_median_before_mm", "tre_median_after_mm", "{:.2f} mm"),
     ("Landmark error, maximum", "tre_max_before_mm", "tre_max_after_mm", "{:.2f} mm"),
+    ("Estimated error (TRE)", "", "estimated_tre_mm", "{:.1f} mm"),
+    (_MODEL, "", "estimated_tre_model", "{}"),
     ("Folded voxels", "", "folds_percent", "{:.3f} %"),
     ("Jacobian, 1st percentile", "", "jacobian_p01", "{:.2f}"),
     ("Jacobian, 99th percentile", "", "jacobian_p99", "{:.2f}"),
@@ -49,7 +52,9 @@ def card_text(card: dict[str, Any]) -> str:
     lines = [f"{card['verdict'].upper()}: {card['sentence']}"]
     lines += [f"  also: {reason}" for reason in card["reasons"] if reason != card["sentence"]]
     rows = [("", "before", "after"), *card_rows(card)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    # A name may be long; it sticks out, and the figures stay together.
+    figures = [row for row in rows if row[0] != _MODEL]
+    widths = [max(len(row[column]) for row in figures) for column in range(3)]
     for name, before, after in rows:
         lines.append(f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}")
     return "\n".join(lines) + "\n"

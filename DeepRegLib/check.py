@@ -181,15 +181,16 @@ def check_registration(
     card, error = _estimated(system, pair.to(chosen), progress)
     progress.update(_ESTIMATED)
     judged, inside = _judged(pair, given)
+    where = "object" if fixed_mask is None else "mask"
     values = error.data[judged].double().numpy()
     if not values.size:
         raise InputError(
-            "No part of the object of the fixed image falls inside the moving image, so there is "
+            f"No part of the {where} of the fixed image falls inside the moving image, so there is "
             "nothing to judge; check the transform and its direction (fixed to moving)."
         )
     largest = float(card.parameters["largest_mm"])
     figures = _figures(values, threshold_mm, largest, inside)
-    verdict, sentence = _verdict(figures, card)
+    verdict, sentence = _verdict(figures, card, where)
     moved = warp_image(pair.moving, given, pair.fixed.grid)
     return Checked(
         Image(torch.where(judged, error.data, torch.zeros(())), error.grid), figures,
@@ -266,6 +267,10 @@ def _judged(pair: ImagePair, given: Transform) -> tuple[Tensor, float]:
     mask = mask_on_grid(pair.fixed_mask, grid, pair.device)
     if mask is not None:
         region = mask > 0
+        if not bool(region.any()):
+            raise InputError(
+                "The mask holds no voxel of the fixed image; leave it out, or draw it."
+            )
     if not bool(region.any()):
         region = torch.ones_like(region)
     where = given.moving_coordinates(grid, pair.moving.grid)
@@ -294,16 +299,16 @@ def _histogram(values: NDArray[np.float64], largest_mm: float) -> dict[str, list
     return {"edges_mm": edges.tolist(), "shares": (counts / values.size).tolist()}
 
 
-def _verdict(figures: dict[str, float], card: ModelCard) -> tuple[str, str]:
+def _verdict(figures: dict[str, float], card: ModelCard, where: str) -> tuple[str, str]:
     """Returns a color and a sentence with what speaks for it."""
     share, threshold = figures["share_above_percent"], figures["threshold_mm"]
     told = (
         f"the estimated error is {figures['mean_mm']:.1f} mm in the mean, and above {threshold:g} "
-        f"mm in {share:.0f} % of the object"
+        f"mm in {share:.0f} % of the {where}"
     )
     if figures["inside_percent"] < LEAST_INSIDE_PERCENT:
         return "red", (
-            f"Only {figures['inside_percent']:.0f} % of the fixed object falls inside the moving "
+            f"Only {figures['inside_percent']:.0f} % of the fixed {where} falls inside the moving "
             "image: the transform, or its direction, does not belong to these images."
         )
     own = card.figures.get("rmse_mm")

@@ -33,6 +33,7 @@ from .registration.base import Image, ImagePair, Progress, Result
 from .registration.compose import STAGES_SHARE, parse_stages, run_stages, stage_values
 from .registration.landmark_start import bent_to_landmarks
 from .registration.preprocess import make_level
+from .registration.tre_estimate import card_figures
 from .spec import Value
 
 #: A rim that moves by less than this many voxels counts as resting.
@@ -102,6 +103,12 @@ def run(
     result.quality = quality_card(
         original.to("cpu"), result, time.perf_counter() - started, memory.megabytes()
     )
+    if result.transform.is_linear:
+        figures, sentence = card_figures(original, result.transform, rung.device)
+        result.quality |= figures
+        if sentence:
+            progress.message(sentence)
+            remarks.append(sentence)
     progress.update(1.0)
     result.provenance = {
         "algorithm": "+".join(keys),

@@ -101,6 +101,10 @@ MEANINGS: dict[str, str] = {
     "Landmark error, mean": "Distance between corresponding landmarks.",
     "Landmark error, median": "Half of the landmarks are closer than this.",
     "Landmark error, maximum": "The worst landmark.",
+    "Estimated error (TRE)": "How far points on the surface of the object are from where they "
+    "belong, in the mean, as a trained network estimates it from both images; linear transforms "
+    "only.",
+    "Model of the estimate": "The trained network, and what it was trained for.",
     "Folded voxels": "Where the deformation turns tissue inside out; should be 0.",
     "Jacobian, 1st percentile": "Strongest compression: volume in the moving image for one unit in "
     "the fixed image; 1 in 100 voxels is below.",

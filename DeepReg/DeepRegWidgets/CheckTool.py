@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge.check import (
     FIXED_ROLE,
+    MASK_ROLE,
     MOVING_ROLE,
     TRANSFORM_ROLE,
     CheckRequest,
@@ -19,13 +20,14 @@ from DeepRegLib.bridge.check import (
 from DeepRegLib.pictures.error import worst_place
 
 from .Histogram import Histogram
+from .MaskChoice import SegmentChoice
 from .Texts import message, verdict
 from .ToolChoices import Follower, ToolModel
 from .ToolPart import ToolPart
 
 #: Key of the system that estimates errors.
 ALGORITHM = "error_map"
-_ROLES = (FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE)
+_ROLES = (FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE, MASK_ROLE)
 _FOLLOWED = {"checkFixed": "fixedVolume", "checkMoving": "movingVolume",
              "checkTransform": "resultTransform"}  # fmt: skip
 _OPACITY = 0.6
@@ -53,8 +55,10 @@ class CheckTool(ToolPart):
         #: What was checked, as it was then, by the ID of the error volume.
         self._stamps = {}
         self._histogram = Histogram(ui.checkHistogramBox)
-        for selector in (ui.checkFixedSelector, ui.checkMovingSelector, ui.checkTransformSelector):
+        for selector in (ui.checkFixedSelector, ui.checkMovingSelector, ui.checkTransformSelector,
+                         ui.checkMaskSelector):  # fmt: skip
             selector.setMRMLScene(slicer.mrmlScene)
+        self._segment = SegmentChoice(ui.checkSegmentCombo, self._onSegment)
         self._model = ToolModel(
             ALGORITHM, ui.checkModelCombo, ui.checkModelBrowseButton, ui.checkTrainButton,
             ui.checkModelLabel,
@@ -87,7 +91,7 @@ class CheckTool(ToolPart):
 
     def findings(self) -> list:
         """Returns (level, sentence) of what speaks against a check."""
-        found = check_findings(*self._chosen(), translate=_)
+        found = check_findings(*self._chosen(), **self._region(), translate=_)
         wrong = self._model.problems(self._node.checkModel)
         return [*wrong, *((f.level, f.text) for f in found)]
 
@@ -95,10 +99,10 @@ class CheckTool(ToolPart):
         """Starts a check with the choices of the tool and returns it."""
         node, nodes = self._node, self._chosen()
         request = CheckRequest(
-            *nodes, model=node.checkModel, threshold_mm=node.checkThreshold,
+            *nodes, **self._region(), model=node.checkModel, threshold_mm=node.checkThreshold,
             device=node.device.value,
         )  # fmt: skip
-        self._asked = (node, _stamp(nodes))
+        self._asked = (node, _stamp((*nodes, node.checkMask)))
         return self._logic.startCheck(request, **callbacks)
 
     def take(self, outcome):
@@ -118,10 +122,17 @@ class CheckTool(ToolPart):
     def _show(self) -> None:
         self._follower.follow(self._node)
         self._model.show(self._node.checkModel)
+        if not self._segment.show(self._node.checkMask, self._node.checkSegment):
+            self._node.checkSegment = ""
         self._showReport()
 
     def _chosen(self) -> tuple:
         return self._node.checkFixed, self._node.checkMoving, self._node.checkTransform
+
+    def _region(self) -> dict:
+        """Returns where errors count, as arguments of a check."""
+        node = self._node
+        return {"fixed_mask": node.checkMask, "fixed_segment": node.checkSegment}
 
     # What to check --------------------------------------------------------------------------------
 
@@ -137,6 +148,10 @@ class CheckTool(ToolPart):
         if self._node is not None:
             self._follower.giveUp(self._node)
             self.update()
+
+    def _onSegment(self, identifier) -> None:
+        if self._listens:
+            self._node.checkSegment = identifier
 
     def _onModel(self, name) -> None:
         if self._listens:
@@ -192,14 +207,16 @@ class CheckTool(ToolPart):
 
 
 def _stamp(nodes) -> tuple:
-    """Returns what changes with the voxels and the places of fixed, moving and transform."""
-    fixed, moving, transform = nodes
+    """Returns what changes with the voxels and the places of what a check is about."""
+    fixed, moving, transform, mask = nodes
     volumes = [node for node in (fixed, moving) if node is not None]
     images = [node.GetImageData() for node in volumes]
     places = [node.GetParentTransformNode() for node in volumes]
     if transform is not None:
         # It takes the place of what is above the moving volume.
         places = [*places[:1], transform]
+    if mask is not None and mask.IsA("vtkMRMLVolumeNode"):
+        images.append(mask.GetImageData())
     changes = [None if image is None else image.GetMTime() for image in images]
     changes += [None if place is None else place.GetTransformToWorldMTime() for place in places]
     return (*(node is not None for node in nodes), *changes)
@@ -208,21 +225,24 @@ def _stamp(nodes) -> tuple:
 def _title(names) -> str:
     """Returns in a line what was checked, as rich text."""
     shown = {role: f"<b>{html.escape(name)}</b>" for role, name in names.items()}
+    text = _("{moving} on {fixed} as they lay on screen")
     if "transform" in shown:
-        return _("{moving} on {fixed} by {transform}").format(**shown)
-    return _("{moving} on {fixed} as they lay on screen").format(**shown)
+        text = _("{moving} on {fixed} by {transform}")
+    text = text.format(**shown)
+    return _("{what}, inside {mask}").format(what=text, **shown) if "mask" in shown else text
 
 
 def _figures(report) -> str:
     """Returns the figures of a check as rich text."""
+    isInside = "mask" in report["names"]
+    share = _("{number} % of the mask") if isInside else _("{number} % of the object")
     rows = [
         (_("Mean"), _("{number} mm").format(number=f"{report['mean_mm']:.1f}")),
         (_("Median"), _("{number} mm").format(number=f"{report['median_mm']:.1f}")),
         (_("95 % are below"), _("{number} mm").format(number=f"{report['p95_mm']:.1f}")),
         (_("Above {number} mm").format(number=f"{report['threshold_mm']:g}"),
-         _("{number} % of the object").format(number=f"{report['share_above_percent']:.0f}")),
-        (_("Judged"),
-         _("{number} % of the object").format(number=f"{report['inside_percent']:.0f}")),
+         share.format(number=f"{report['share_above_percent']:.0f}")),
+        (_("Judged"), share.format(number=f"{report['inside_percent']:.0f}")),
     ]  # fmt: skip
     cells = "".join(
         f"<tr><td>{html.escape(name)}&nbsp;&nbsp;</td><td><b>{html.escape(value)}</b></td></tr>"

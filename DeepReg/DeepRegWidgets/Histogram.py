@@ -35,5 +35,5 @@ class Histogram(Chart):
         colors = replace(color_map("error_mm"), high=highest).colors(middles)[:, :3].tolist()
         title = _("Threshold {number} mm").format(number=f"{threshold:g}")
         line = Line(title, [(threshold, 0.0), (threshold, max(heights))])
-        share = _("Share of the object (%)")
+        share = _("Share of the voxels (%)")
         self.draw([line], share, bars=Bars(share, list(zip(middles, heights)), colors))

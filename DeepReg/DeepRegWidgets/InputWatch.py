@@ -9,8 +9,8 @@ from slicer.util import VTKObservationMixin
 
 _NODES = ("fixedVolume", "movingVolume", "fixedMask", "movingMask", "initialTransform")
 _TOOL_NODES = (
-    "checkFixed", "checkMoving", "checkTransform", "transportFixed", "transportMoving",
-    "transportSubject", "populationFixed",
+    "checkFixed", "checkMoving", "checkTransform", "checkMask", "transportFixed",
+    "transportMoving", "transportSubject", "populationFixed",
 )  # fmt: skip
 _SOON_MS = 150
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import slicer
-from slicer.i18n import tr as _
 
-from DeepRegLib.bridge import mrml
-
+from .MaskChoice import fillSegments
 from .Section import Section
 
 _ROLES = ("Mask", "Points", "Labels")
@@ -29,7 +27,7 @@ class InputsPart(Section):
         for side, combo in self._combos():
             mask = getattr(self._node, f"{side}Mask")
             chosen = getattr(self._node, f"{side}Segment")
-            if not self._fillSegments(combo, mask, chosen):
+            if not fillSegments(combo, mask, chosen):
                 setattr(self._node, f"{side}Segment", "")
 
     def _combos(self):
@@ -37,21 +35,6 @@ class InputsPart(Section):
             ("fixed", self._ui.fixedSegmentCombo),
             ("moving", self._ui.movingSegmentCombo),
         )
-
-    def _fillSegments(self, combo, mask, chosen: str) -> bool:
-        """Lists the segments of a mask; tells whether the chosen one is among them."""
-        hasSegments = mask is not None and mask.IsA("vtkMRMLSegmentationNode")
-        combo.visible = hasSegments
-        segments = mrml.segment_names(mask) if hasSegments else {}
-        wanted = [("", _("All segments")), *segments.items()]
-        shown = [(combo.itemData(n), combo.itemText(n)) for n in range(combo.count)]
-        if shown != wanted:
-            combo.clear()
-            for identifier, name in wanted:
-                combo.addItem(name, identifier)
-        known = [identifier for identifier, _name in wanted]
-        combo.currentIndex = known.index(chosen) if chosen in known else 0
-        return mask is None or chosen in known
 
     def _onFixedSegment(self, index) -> None:
         self._onSegment("fixed", index)

@@ -212,6 +212,8 @@ class DeepRegParameterNode:
     checkFixed: vtkMRMLScalarVolumeNode
     checkMoving: vtkMRMLScalarVolumeNode
     checkTransform: vtkMRMLTransformNode
+    checkMask: Mask
+    checkSegment: str
     checkModel: str
     checkThreshold: Annotated[float, WithinRange(0.1, 100)] = 2.0
     checkResult: vtkMRMLScalarVolumeNode
@@ -239,9 +241,9 @@ class DeepRegParameterNode:
 NODE_PARAMETERS = (
     "fixedVolume", "movingVolume", "fixedMask", "movingMask", "fixedPoints", "movingPoints",
     "fixedLabels", "movingLabels", "initialTransform", "movedVolume", "resultTransform",
-    "inverseTransform", "checkFixed", "checkMoving", "checkTransform", "checkResult",
-    "transportFixed", "transportMoving", "transportSubject", "transportResult", "populationFixed",
-    "populationResult",
+    "inverseTransform", "checkFixed", "checkMoving", "checkTransform", "checkMask",
+    "checkResult", "transportFixed", "transportMoving", "transportSubject", "transportResult",
+    "populationFixed", "populationResult",
 )  # fmt: skip
 
 

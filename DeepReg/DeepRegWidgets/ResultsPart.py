@@ -18,9 +18,11 @@ from DeepRegLib.errors import DeepRegError
 from .Comparison import VIEWS, Comparison, isComparisonShown
 from .Curve import Curve
 from .Report import HISTORY_ATTRIBUTE, START_ATTRIBUTE, saveReport
+from .StepsPlayer import StepsPlayer
 from .Texts import message, verdict
 
 _ROW_HEIGHT = 22
+_LEAST_WIDTH = 60
 
 
 class ResultsPart:
@@ -37,6 +39,7 @@ class ResultsPart:
         self._shownID = None
         self._updating = False
         self._curve = Curve(ui.curveBox)
+        self._player = StepsPlayer(ui.viewsWidget.layout(), self._onSteps)
         self._buttons = {view: getattr(ui, f"{view}Button") for view in VIEWS}
         for view, button in self._buttons.items():
             button.connect("clicked(bool)", lambda checked=False, v=view: self.show(v))
@@ -44,6 +47,11 @@ class ResultsPart:
         ui.mapCombo.connect("currentIndexChanged(int)", self._onMap)
         ui.copyPythonButton.connect("clicked(bool)", self._onCopyPython)
         ui.saveReportButton.connect("clicked(bool)", self._onSaveReport)
+
+    @property
+    def player(self):
+        """The `StepsPlayer` of the section."""
+        return self._player
 
     @property
     def comparison(self):
@@ -112,6 +120,7 @@ class ResultsPart:
                 "warning", _("A volume of this result was deleted; run the registration again.")
             )
             return
+        self._player.leave()
         self._comparison.forgetPictures()
         self._comparison.show(view)
         for name, button in self._buttons.items():
@@ -126,12 +135,21 @@ class ResultsPart:
         self._forget()
 
     def stopFlicker(self) -> None:
-        """Stops flickering when the panel is left."""
-        if self._comparison is not None and self._comparison.view == "flicker":
+        """Stops flickering, and the play of the steps, when the panel is left."""
+        isPlayed = self._player.looking
+        if self._comparison is not None and (isPlayed or self._comparison.view == "flicker"):
             self.show("after")
 
     def leaveViews(self) -> None:
         """Leaves the views to something else that is to be looked at."""
+        self._player.leave()
+        self._quitViews()
+
+    def _onSteps(self) -> None:
+        self._quitViews()
+        self._ui.blendSlider.enabled = True
+
+    def _quitViews(self) -> None:
         if self._comparison is None:
             return
         self._comparison.close()
@@ -145,6 +163,7 @@ class ResultsPart:
             self._showScale("")
 
     def _forget(self) -> None:
+        self._player.hide()
         if self._comparison is not None:
             self._comparison.dispose()
         self._comparison = None
@@ -171,8 +190,12 @@ class ResultsPart:
         table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         for row, texts in enumerate(rows):
             for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)
+                table.setItem(row, column, item)
         table.resizeColumnsToContents()
+        # The last column takes what is left; a long name of a model is cut off there.
+        table.setColumnWidth(2, _LEAST_WIDTH)
         table.horizontalHeader().setStretchLastSection(True)
 
     def _prepareComparison(self, transform) -> None:
@@ -187,6 +210,8 @@ class ResultsPart:
             fixed, moving, transform, moved, None if start is None else warp_as_vtk(start)
         )
         self._comparison.setBlend(self._ui.blendSlider.value)
+        self._player.setBlend(self._ui.blendSlider.value)
+        self._player.show(transform, fixed, moving)
         combo = self._ui.mapCombo
         combo.clear()
         combo.addItem(_("None"), "")
@@ -196,6 +221,7 @@ class ResultsPart:
         self._showScale("")
 
     def _onBlend(self, value) -> None:
+        self._player.setBlend(value)
         if self._comparison is not None:
             self._comparison.setBlend(value)
 
@@ -210,6 +236,7 @@ class ResultsPart:
                 self.show(self._node.view if self._node.view in VIEWS else "after")
             return
         transform = self._node.resultTransform
+        self._player.leave()
         self._comparison.close()
         for button in self._buttons.values():
             button.checked = False

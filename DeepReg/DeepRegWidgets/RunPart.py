@@ -315,6 +315,8 @@ class RunPart:
         seconds = time.monotonic() - self._started
         self._finish()
         self._log(_("Finished after {time}").format(time=duration(seconds)))
+        for sentence in outcome.remarks:
+            self._log(sentence)
         self._keepNodes(outcome)
         self._onOutcome(outcome, self._request, run.startLinear)
         self.check()

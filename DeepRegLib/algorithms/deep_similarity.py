@@ -35,13 +35,14 @@ from ..networks.blocks import channels_last
 from ..networks.composite import moved_by
 from ..networks.tre_net import TreNetwork
 from ..registration.base import ImagePair, Progress
-from ..registration.learned import see
+from ..registration.learned import masked, see
 from ..registration.model_frame import ModelFrame
 from ..registration.rigid_learned import RigidLearned
 from ..registration.rigid_motion import known_pairs, motions_of_error, surface_points
 from ..registration.rigid_search import RigidSearch, SearchSettings
 from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Prediction
+from ..registration.tre_probe import Estimate, knows, misfit, responds
 from ..spec import AlgorithmSpec, Needs, Parameter, Reference
 from ..training.dealigned import KnownAlignment
 
@@ -203,6 +204,8 @@ SPEC = AlgorithmSpec(
 
 #: Least estimated gain that a found map is taken for, mm.
 _LEAST_GAIN_MM = 0.5
+#: Estimates from this share of the range on mean "far apart" and no number.
+_BEYOND = 0.9
 #: Surface points whose distances are the true error in training.
 _POINTS = 256
 
@@ -286,18 +289,64 @@ class Algorithm(RigidLearned):
             ParameterError: If there is no such model, or it belongs to another algorithm.
             FileFormatError: If the model is damaged or does not fit.
         """
+        looked = self._looked(pair, transform)
+        return None if looked is None else looked[1].value()
+
+    def trusted_estimate(self, pair: ImagePair, transform: Transform | None = None) -> Estimate:
+        """Returns the same, but only if the network can be believed for these images.
+
+        Args:
+            pair: See `estimate`.
+            transform: See `estimate`.
+
+        Returns:
+            The estimate, or why there is none; see `registration.tre_probe`.
+
+        Raises:
+            InputError: If the transform is not linear.
+            ParameterError: If there is no such model, or it belongs to another algorithm.
+            FileFormatError: If the model is damaged or does not fit.
+        """
+        file = self.model()
+        if file is None or file.card is None:
+            return Estimate(None, "there is no trained model")
+        frame = ModelFrame(file.card.spacing_mm, file.card.shape)
+        reason = misfit(pair, frame)
+        looked = None if reason else self._looked(pair, transform)
+        if looked is None:
+            return Estimate(None, reason)
+        (network, fixed, moving, most), search = looked
+        sides = masked(pair.fixed, pair.fixed_mask), masked(pair.moving, pair.moving_mask)
+        if not all(knows(network, side, frame, self.multiple, most) for side in sides):
+            return Estimate(None, "the images do not look like those that it was trained on")
+        found = search.value()
+        if found >= _BEYOND * most:
+            return Estimate(None, f"by its measure the images are {_BEYOND * most:g} mm or more "
+                            "apart, which is as much as it can tell")  # fmt: skip
+        if not responds(network, fixed, moving, frame.spacing_mm, most, found):
+            return Estimate(None, "it does not tell how well these two images lie on each other, "
+                            "which may be of kinds that it never saw together")  # fmt: skip
+        return Estimate(found)
+
+    def _looked(
+        self, pair: ImagePair, transform: Transform | None
+    ) -> tuple[tuple[nn.Module, Tensor, Tensor, float], RigidSearch] | None:
+        """Network, images as it sees them, largest error, and the search that asks it."""
         if transform is not None and not transform.is_linear:
             raise InputError("The error of an alignment is estimated for linear transforms only.")
         file = self.model()
         if file is None or file.card is None:
             return None
-        system, network = self.trained(file)
+        with torch.random.fork_rng(devices=[]):
+            # The new network draws random weights before it gets those of the model.
+            system, network = self.trained(file)
         assert isinstance(system, Algorithm)
         frame = ModelFrame(file.card.spacing_mm, file.card.shape)
         view = see(replace(pair, initial=transform or Transform()), frame, self.multiple)
-        images = (view.batch.fixed, view.batch.moving)
-        placed = network.to(pair.device).eval()
-        return RigidSearch(placed, *images, frame.spacing_mm, system._settings()).value()
+        placed, images = network.to(pair.device).eval(), (view.batch.fixed, view.batch.moving)
+        most_mm = float(system.values["range_mm"])
+        search = RigidSearch(placed, *images, frame.spacing_mm, system._settings())
+        return (placed, *images, most_mm), search
 
     def _settings(self) -> SearchSettings:
         names = ("population", "generations", "iterations", "passes")

@@ -20,18 +20,19 @@ from .frames import Start, initial_steps
 from .outcome import Loaded
 from .overlays import add_map_volume
 from .preflight import Finding, volume_faults
-from .preflight_regions import Remark
+from .preflight_regions import Remark, mask_remarks
 from .preflight_start import Start as Place
 from .preflight_start import invertible, overlap, resting
 from .request import Collected, mask_of
 from .scene import scene_transaction
+from .segments import segment_names
 from .volumes import grid_of, volume_array
 
 #: Attribute of an error volume: what the check said, as JSON.
 REPORT_ATTRIBUTE = "DeepReg.Check"
 #: Roles by which an error volume refers to what was checked.
-FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE = (
-    "DeepReg.Check.Fixed", "DeepReg.Check.Moving", "DeepReg.Check.Transform",
+FIXED_ROLE, MOVING_ROLE, TRANSFORM_ROLE, MASK_ROLE = (
+    "DeepReg.Check.Fixed", "DeepReg.Check.Moving", "DeepReg.Check.Transform", "DeepReg.Check.Mask",
 )  # fmt: skip
 _MAP = "error_mm"
 #: Most points at which a non-linear transform is sampled: finer than for the start of a
@@ -75,7 +76,7 @@ class Checked:
     Args:
         volume: Estimated error in mm on the fixed grid, under the fixed volume's transform.
         report: Verdict, sentence, figures, histogram and provenance, as in `check.Checked.report`,
-            and the ``names`` of what was checked: ``fixed``, ``moving``, ``transform``.
+            and the ``names`` of what was checked: ``fixed``, ``moving``, ``transform``, ``mask``.
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode
@@ -101,16 +102,18 @@ def collecting_check(request: CheckRequest) -> Generator[None, None, Collected]:
         InputError: If a node is missing, empty or of the wrong kind.
     """
     fixed, moving = request.fixed, request.moving
-    for finding in check_findings(fixed, moving, request.transform):
+    mask, segment = request.fixed_mask, request.fixed_segment
+    for finding in check_findings(
+        fixed, moving, request.transform, fixed_mask=mask, fixed_segment=segment
+    ):
         if finding.level == "error":
             raise InputError(finding.text)
     arrays: dict[str, Any] = {
         "fixed": (volume_array(fixed), grid_of(fixed)),
         "moving": (volume_array(moving), grid_of(moving)),
     }
-    if request.fixed_mask is not None:
-        mask = mask_of(request.fixed_mask, request.fixed_segment, fixed)
-        arrays["fixed_mask"] = mask, grid_of(fixed)
+    if mask is not None:
+        arrays["fixed_mask"] = mask_of(mask, segment, fixed), grid_of(fixed)
     parameters = {
         "model": request.model, "step": request.step, "threshold_mm": request.threshold_mm,
         "device": request.device,
@@ -125,6 +128,8 @@ def check_findings(
     moving: slicer.vtkMRMLVolumeNode | None,
     transform: slicer.vtkMRMLTransformNode | None = None,
     translate: Callable[[str], str] = str,
+    fixed_mask: slicer.vtkMRMLNode | None = None,
+    fixed_segment: str = "",
 ) -> list[Finding]:
     """Says what speaks against a check, before it runs; changes nothing.
 
@@ -133,10 +138,13 @@ def check_findings(
         moving: Volume as it was before the registration.
         transform: Transform to check.
         translate: Translates the templates of the sentences.
+        fixed_mask: Label map or segmentation where errors count.
+        fixed_segment: Id or name of one segment of it.
     """
     remarks = list(volume_faults(fixed, moving))
     if not remarks and fixed is not None and moving is not None:
         remarks = list(_remarks(Place(fixed, moving, transform, from_scene=True)))
+        remarks += mask_remarks("fixed", fixed_mask, fixed_segment, fixed)
     return [
         Finding(level, code, translate(text).format(**values))  # type: ignore[arg-type]
         for text, level, code, values in remarks
@@ -165,6 +173,8 @@ def place_check(scene: slicer.vtkMRMLScene, request: CheckRequest, loaded: Loade
             )
     nodes = {"fixed": request.fixed, "moving": request.moving, "transform": request.transform}
     names = {role: node.GetName() for role, node in nodes.items() if node is not None}
+    if request.fixed_mask is not None:
+        names["mask"] = _mask_name(request)
     report = {**loaded.event.data, "names": names}
     array, grid = loaded.arrays[_MAP]
     before = _earlier(scene, request)
@@ -226,6 +236,15 @@ def _remarks(place: Place) -> Iterator[Remark]:
         yield text, "warning", "overlap-small", values
 
 
+def _mask_name(request: CheckRequest) -> str:
+    """Returns the name of a mask, with that of the segment if only one counts."""
+    mask, segment = request.fixed_mask, request.fixed_segment
+    assert mask is not None
+    if not segment or not mask.IsA("vtkMRMLSegmentationNode"):
+        return str(mask.GetName())
+    return f"{mask.GetName()}: {segment_names(mask).get(segment, segment)}"
+
+
 def _name(request: CheckRequest) -> str:
     if request.transform is not None:
         return f"{request.transform.GetName()} error"
@@ -260,4 +279,8 @@ def _note(
 ) -> None:
     for role, id_ in _roles(request).items():
         node.SetNodeReferenceID(role, id_)
+    mask = request.fixed_mask
+    # It is no part of what makes two checks the same: the next one takes the same volume.
+    isThere = mask is not None and mask.GetScene() is node.GetScene()
+    node.SetNodeReferenceID(MASK_ROLE, mask.GetID() if mask is not None and isThere else None)
     node.SetAttribute(REPORT_ATTRIBUTE, json.dumps(report))

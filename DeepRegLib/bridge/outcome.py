@@ -33,6 +33,15 @@ from .extras import (
 )
 from .request import RegistrationRequest
 from .scene import scene_transaction
+from .trajectory import (
+    WITHOUT,
+    Steps,
+    can_play,
+    forget_steps,
+    place_steps,
+    steps_of,
+    undo_of_steps,
+)
 from .transforms import add_content, replace_transform, warp_content
 from .volumes import add_moved_volume, replace_volume
 
@@ -76,11 +85,13 @@ class Outcome:
         maps: Further volumes by name, such as ``jacobian``.
         segmentations: Label maps by name: ``segmentation`` in the space of the fixed volume,
             ``moving_segmentation`` in that of the moving volume.
+        steps: Sequence browser that plays how the result was found; see `trajectory`.
         table: Quality card as a table.
         quality: Quality card; see `DeepRegLib.metrics.report`.
         provenance: Algorithm, parameters, versions, and Python that repeats the run.
         history: Objective values: stage, level, iteration, value.
         seconds: Seconds of each stage.
+        remarks: Sentences on what is missing.
     """
 
     transform: slicer.vtkMRMLTransformNode
@@ -88,11 +99,13 @@ class Outcome:
     inverse: slicer.vtkMRMLTransformNode | None = None
     maps: dict[str, slicer.vtkMRMLVolumeNode] = field(default_factory=dict)
     segmentations: dict[str, slicer.vtkMRMLSegmentationNode] = field(default_factory=dict)
+    steps: slicer.vtkMRMLSequenceBrowserNode | None = None
     table: slicer.vtkMRMLTableNode | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def with_moving(self) -> list[slicer.vtkMRMLTransformableNode]:
@@ -212,10 +225,15 @@ def placing(
             if name.startswith("extra_"):
                 _place_extra(scene, request, loaded, outcome, name, add_map)
                 yield
+        if steps := steps_of(outcome.provenance):
+            _place_steps(scene, request, outcome, steps)
+            yield
         if wanted.table:
             outcome.table = _place_table(scene, transform, outcome.quality)
         attach_card(transform, outcome.quality, outcome.provenance)
         forget_other_maps(transform, {**outcome.maps, **outcome.segmentations})
+        if outcome.steps is None:
+            forget_steps(transform)
     return outcome
 
 
@@ -280,6 +298,15 @@ def _place_extra(
         outcome.maps[kind] = node
 
 
+def _place_steps(
+    scene: slicer.vtkMRMLScene, request: RegistrationRequest, outcome: Outcome, steps: Steps
+) -> None:
+    if can_play():
+        outcome.steps = place_steps(scene, request, outcome.transform, steps)
+    else:
+        outcome.remarks.append(WITHOUT)
+
+
 def _place_table(
     scene: slicer.vtkMRMLScene, transform: slicer.vtkMRMLTransformNode, quality: Mapping[str, Any]
 ) -> slicer.vtkMRMLTableNode:
@@ -307,6 +334,7 @@ def _undoing(wanted: Wanted) -> Iterator[None]:
     roles = {} if held is None else map_roles(held)
     results = [] if held is None else [held.GetNodeReference(role) for role in roles]
     undo = [undo_of(node) for node in (wanted.moved_node, *results) if node is not None]
+    undo += [] if held is None else [undo_of_steps(held)]
     old = [(n, n.GetTransformFromParent(), n.GetTransformNodeID()) for n in transforms]
     try:
         yield

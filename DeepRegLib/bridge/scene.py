@@ -20,6 +20,7 @@ _MODULE_NODES = (
     "vtkMRMLSegmentationNode",
     "vtkMRMLSegmentationDisplayNode",
     "vtkMRMLSegmentationStorageNode",
+    "vtkMRMLSequenceBrowserNode",
 )
 
 

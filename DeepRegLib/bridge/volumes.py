@@ -100,7 +100,7 @@ def add_moved_volume(
     node.SetIJKToRASMatrix(ijk_to_ras_of(grid))
     add_node(scene, node, name)
     node.CreateDefaultDisplayNodes()
-    _copy_display(moving.GetDisplayNode(), node.GetDisplayNode(), label)
+    copy_display(moving.GetDisplayNode(), node.GetDisplayNode(), label)
     parent = None if fixed is None else fixed.GetParentTransformNode()
     node.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
     place_beside(scene, node, moving)
@@ -167,6 +167,25 @@ def replace_volume(
     return chosen
 
 
+def copy_display(
+    source: slicer.vtkMRMLVolumeDisplayNode | None,
+    target: slicer.vtkMRMLVolumeDisplayNode,
+    label: bool,
+) -> None:
+    """Shows a volume as another one is shown; of label maps, the colors alone."""
+    if source is None:
+        return
+    if source.GetColorNodeID():
+        target.SetAndObserveColorNodeID(source.GetColorNodeID())
+    if label or not source.IsA("vtkMRMLScalarVolumeDisplayNode"):
+        return
+    target.SetAutoWindowLevel(False)
+    target.SetWindowLevel(source.GetWindow(), source.GetLevel())
+    target.SetThreshold(source.GetLowerThreshold(), source.GetUpperThreshold())
+    target.SetApplyThreshold(source.GetApplyThreshold())
+    target.SetInterpolate(source.GetInterpolate())
+
+
 def image_of(volume: slicer.vtkMRMLVolumeNode) -> vtk.vtkImageData:
     """Returns the image data of a volume.
 
@@ -191,21 +210,3 @@ def _one_event(node: slicer.vtkMRMLNode) -> Iterator[None]:
         yield
     finally:
         node.EndModify(was_modified)
-
-
-def _copy_display(
-    source: slicer.vtkMRMLVolumeDisplayNode | None,
-    target: slicer.vtkMRMLVolumeDisplayNode,
-    label: bool,
-) -> None:
-    if source is None:
-        return
-    if source.GetColorNodeID():
-        target.SetAndObserveColorNodeID(source.GetColorNodeID())
-    if label or not source.IsA("vtkMRMLScalarVolumeDisplayNode"):
-        return
-    target.SetAutoWindowLevel(False)
-    target.SetWindowLevel(source.GetWindow(), source.GetLevel())
-    target.SetThreshold(source.GetLowerThreshold(), source.GetUpperThreshold())
-    target.SetApplyThreshold(source.GetApplyThreshold())
-    target.SetInterpolate(source.GetInterpolate())

@@ -8,6 +8,9 @@ A card is a dictionary that JSON can hold, with None where a figure is not known
   number; ``dice_per_label``: after, by label (as text). Only if label maps were given.
 - ``tre_mean_before_mm tre_mean_after_mm``, the same with ``median`` and ``max``, and ``tre_count``.
   Only if landmarks were given.
+- ``estimated_tre_mm estimated_tre_model``: the error of a linear transform as a trained network
+  estimates it, and the network; see `registration.tre_estimate`. Only after a registration, and if
+  there is a model that fits.
 - ``folds_percent sdlogj sdlogj_l2r jacobian_p01 jacobian_p99 deformation_mean_mm
   deformation_max_mm``: see `regularity.regularity`.
 - ``linear_determinant``: volume factor of the linear part, negative if it mirrors.

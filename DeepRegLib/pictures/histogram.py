@@ -61,7 +61,7 @@ def histogram(
         2 * line_height + 3 * GAP, size[0] - 2 * line_height - 3 * GAP, widest + 2 * GAP,
         size[1] - 3 * GAP,
     )  # fmt: skip
-    write_text(picture, "Share of the object", 0, 0, size=TITLE, color=_INK)
+    write_text(picture, "Share of the voxels", 0, 0, size=TITLE, color=_INK)
     low, high = float(edges_mm[0]), float(edges_mm[-1])
     across = _scale(low, high, box.left, box.right)
     up = _scale(0.0, max(ticks[-1], top), box.bottom, box.top)

@@ -67,6 +67,28 @@ def write_latent(folder, key="cvae", name="latent", spread=0.1):
     return path
 
 
+def write_agent(folder, name="agent", action=1):
+    """Writes a small agent that was never trained and always takes the same action.
+
+    Its coarse part goes on to the limit of its steps; its fine part rests.
+    """
+    import torch
+
+    from DeepRegLib.algorithms.rl_rigid import SPEC, Algorithm
+    from DeepRegLib.networks.model_file import save_model
+
+    small = {"size": 16, "channels": (2, 2, 2, 2, 2), "hidden": (4,)}
+    system = Algorithm(**SPEC.values(**small))
+    torch.manual_seed(0)
+    network = system.build()
+    with torch.no_grad():
+        network["coarse"].last.bias[action] = 0.5
+    values = {p.name: system.values[p.name] for p in SPEC.parameters if p.training}
+    path = folder / f"{name}.safetensors"
+    save_model(path, network, ModelCard(name, "rl_rigid", values, 3.0, (24, 24, 24)))
+    return path
+
+
 def entries(panel):
     """The models that are offered: name and text."""
     combo = panel.ui.modelCombo

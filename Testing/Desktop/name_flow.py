@@ -27,6 +27,7 @@ RETURNS = {
     "slicer.qSlicerLayoutManager.sliceWidget": "slicer.qMRMLSliceWidget",
     "slicer.qMRMLSliceWidget.sliceView": "slicer.qMRMLSliceView",
     "slicer.qMRMLSliceWidget.mrmlSliceNode": "slicer.vtkMRMLSliceNode",
+    "slicer.qMRMLSequenceBrowserSeekWidget.slider": "qt.QSlider",
     "slicer.qSlicerSubjectHierarchyPluginHandler.instance": (
         "slicer.qSlicerSubjectHierarchyPluginHandler"
     ),

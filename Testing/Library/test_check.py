@@ -127,6 +127,9 @@ def test_the_mask_tells_where_errors_count(monkeypatch):
     mask[middle[0] - 1 : middle[0] + 2, middle[1], middle[2]] = 1
     found = check_registration(pair.fixed, pair.moving, fixed_mask=mask)
     assert found.figures["judged_voxels"] == 3 and (found.error.numpy() > 0).sum() == 3
+    assert "in 100 % of the mask" in found.sentence
+    with pytest.raises(InputError, match="mask holds no voxel"):
+        check_registration(pair.fixed, pair.moving, fixed_mask=0 * mask)
 
 
 def test_images_that_do_not_meet_cannot_be_judged(monkeypatch):

@@ -235,6 +235,15 @@ def test_a_mask_tells_where_errors_count(scene, made):
     found = checked(scene, fixed, moving, node, fixed_mask=labels)
     assert found.report["judged_voxels"] == mask.sum()
     assert not mrml.volume_array(found.volume)[mask == 0].any()
+    assert found.volume.GetNodeReference(bridge.MASK_ROLE) is labels
+    assert found.report["names"]["mask"] == "Mask" and "of the mask" in found.sentence
+    # Without the mask, the same volume takes what the whole object shows.
+    whole = checked(scene, fixed, moving, node)
+    assert whole.volume is found.volume and "mask" not in whole.report["names"]
+    assert whole.volume.GetNodeReferenceID(bridge.MASK_ROLE) is None
+    empty = mrml.add_volume(scene, "Empty", 0 * mask, grid, label=True)
+    with pytest.raises(InputError, match="'Empty' is empty"):
+        checked(scene, fixed, moving, node, fixed_mask=empty)
 
 
 def test_what_cannot_be_checked_changes_nothing(scene, made, tools):

@@ -70,10 +70,11 @@ def ctk_classes() -> dict[str, type]:
 
 
 def slicer_classes() -> dict[str, type]:
-    from . import slice_view, slice_widget
+    from . import sequence_widgets, slice_view, slice_widget
 
     found = {}
-    for module in (node_combo, checkable_combo, mrml_widgets, slice_view, slice_widget):
+    modules = (node_combo, checkable_combo, mrml_widgets, slice_view, slice_widget)
+    for module in (*modules, sequence_widgets):
         found |= _classes_of(module, "qMRML") | _classes_of(module, "qSlicer")
     return found
 

@@ -197,8 +197,10 @@ def make_logics(scene, application_logic, colors) -> dict[str, object]:
 
 
 def add_core_modules(manager: ModuleManager, logics: dict[str, object]) -> None:
+    from .sequence_widgets import SequencesModule
+
     for name, logic in logics.items():
-        manager.add(Module(name, logic))
+        manager.add(SequencesModule(name, logic) if name == "Sequences" else Module(name, logic))
 
 
 def make_namespace() -> types.ModuleType:

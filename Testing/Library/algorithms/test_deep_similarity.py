@@ -7,15 +7,17 @@ import pairs
 import pytest
 import torch
 
-from DeepRegLib import models
+from DeepRegLib import models, pipeline, registry
+from DeepRegLib.algorithms import deep_similarity
 from DeepRegLib.algorithms.deep_similarity import SPEC, Algorithm
+from DeepRegLib.card import card_rows, card_text
 from DeepRegLib.errors import InputError, ParameterError
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.transform import Transform
 from DeepRegLib.networks.composite import moved_by
 from DeepRegLib.networks.model_file import save_model
-from DeepRegLib.registration.base import Progress
+from DeepRegLib.registration.base import Progress, Result
 from DeepRegLib.registration.learned import see
 from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.registration.rigid_learned import mass_start
@@ -26,6 +28,7 @@ from DeepRegLib.registration.rigid_motion import (
 )
 from DeepRegLib.registration.trainable import Batch, total
 from DeepRegLib.registration.tre_estimate import estimated_tre_mm
+from DeepRegLib.registration.tre_probe import responds
 
 SPACING, SHAPE = 5.0, (16, 16, 16)
 FRAME = ModelFrame(SPACING, SHAPE)
@@ -68,7 +71,8 @@ def model(taught, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPREG_MODELS", str(tmp_path))
     monkeypatch.setattr(models, "SHIPPED", ())
     parameters = {p.name: make().values[p.name] for p in SPEC.parameters if p.training}
-    card = models.ModelCard("m", "deep_similarity", parameters, SPACING, SHAPE)
+    card = models.ModelCard("m", "deep_similarity", parameters, SPACING, SHAPE, anatomy="head",
+                            contrast="T1")  # fmt: skip
     save_model(tmp_path / "m.safetensors", taught, card)
     return tmp_path
 
@@ -224,6 +228,134 @@ def test_estimate_needs_a_model_and_a_linear_alignment(tmp_path, monkeypatch):
     bent = Transform(np.eye(4), Field(torch.zeros(1, 3, *grid.shape), grid))
     with pytest.raises(InputError, match="linear"):
         make().estimate(pair, bent)
+
+
+def from_files(pair):
+    """The pair as a run gets it: everything that belongs to a run and not to the estimate, too."""
+    return replace(pair, initial=Transform(np.eye(4)), initial_is_given=True)
+
+
+def test_a_linear_result_has_the_estimate_on_its_card(model, monkeypatch):
+    matrix = pairs.known_matrix()
+    seen, before = [], torch.get_rng_state()
+    result = run_with(monkeypatch, from_files(pairs.make_pair(matrix)), Transform(matrix), seen)
+    assert torch.equal(before, torch.get_rng_state())
+    card = result.quality
+    assert card["estimated_tre_mm"] == pytest.approx(
+        make(passes=8).estimate(pairs.make_pair(matrix), Transform(matrix)), abs=0.01
+    )
+    assert card["estimated_tre_model"] == "m (head, T1)" and result.provenance["remarks"] == []
+    rows = {name: after for name, _, after in card_rows(card)}
+    assert rows["Estimated error (TRE)"] == f"{card['estimated_tre_mm']:.1f} mm"
+    assert rows["Model of the estimate"] == "m (head, T1)"
+    assert "m (head, T1)" in card_text(card) and not any("estimate" in e.text for e in seen)
+    # A worse alignment has a larger figure.
+    off = matrix.copy()
+    off[:3, 3] += (7.0, 0.0, 0.0)
+    worse = run_with(monkeypatch, pairs.make_pair(matrix), Transform(off)).quality
+    assert worse["estimated_tre_mm"] > card["estimated_tre_mm"] + 2.0
+
+
+def test_no_estimate_for_deformations_and_without_a_model(model, tmp_path, monkeypatch):
+    pair = pairs.make_pair()
+    grid = pair.fixed.grid
+    bent = Transform(np.eye(4), Field(torch.full((1, 3, *grid.shape), 0.1), grid))
+    (model / "m.safetensors").rename(model / "kept")
+    plain = run_with(monkeypatch, pair, Transform(pairs.known_matrix())).quality
+    assert not any(key.startswith("estimated") for key in plain)
+    (model / "kept").rename(model / "m.safetensors")
+    assert set(run_with(monkeypatch, pair, bent).quality) == set(plain)
+
+
+@pytest.mark.parametrize(
+    ("make_wrong", "reason"),
+    [
+        (lambda p: larger(p, 2.8, "fixed"), "voxels of the fixed image are more than twice"),
+        (lambda p: larger(p, 3.2, "moving"), "voxels of the moving image are more than twice"),
+        (lambda p: larger(larger(p, 0.2, "fixed"), 0.2, "moving"), "fixed image is smaller than"),
+        (lambda p: larger(p, 1.9, "moving"), "moving image is larger"),
+        (lambda p: replace(p, fixed=noise_of(p.fixed)), "do not look like those"),
+        (lambda p: replace(p, moving=noise_of(p.moving)), "do not look like those"),
+    ],
+)
+def test_no_estimate_for_images_that_the_model_is_not_for(model, make_wrong, reason, monkeypatch):
+    seen = []
+    pair = make_wrong(pairs.make_pair())
+    result = run_with(monkeypatch, pair, Transform(pairs.known_matrix()), seen)
+    assert not any(key.startswith("estimated") for key in result.quality)
+    (sentence,) = (e.text for e in seen if "gives no estimate" in e.text)
+    assert reason in sentence and "'m'" in sentence
+    assert sentence in result.provenance["remarks"]
+
+
+def test_no_estimate_where_the_images_tell_nothing_together(model, taught, monkeypatch):
+    pair, matrix = pairs.make_pair(), pairs.known_matrix()
+    assert make().trusted_estimate(pair, Transform(matrix)).mm is not None
+    far = matrix.copy()
+    far[:3, 3] += (30.0, 0.0, 10.0)
+    found = make().trusted_estimate(pair, Transform(far))
+    assert found.mm is None and "18 mm or more apart" in found.reason
+    monkeypatch.setattr(deep_similarity, "responds", lambda *_: False)
+    found = make().trusted_estimate(pair, Transform(matrix))
+    assert found.mm is None and "never saw together" in found.reason
+
+
+def test_a_network_is_believed_if_its_estimate_rises_from_where_the_images_lie(taught):
+    batch = aligned()
+
+    def deaf(fixed, moved):
+        return torch.full((len(moved),), 6.0)
+
+    images = (batch.fixed, batch.moving, SPACING, 20.0)
+    assert responds(taught, *images, 2.5) and not responds(deaf, *images, 6.0)
+    for _, error, moved in zip(*moved_at_random(batch, 8, most=7.0)):
+        with torch.no_grad():
+            said = float(taught(batch.fixed, moved[None]))
+        assert responds(taught, batch.fixed, moved[None], SPACING, 20.0, said), float(error)
+
+
+def test_a_failing_estimate_fails_no_registration(model, monkeypatch):
+    (model / "m.safetensors").rename(model / "n.safetensors")
+    card = replace(models.read_card(model / "n.safetensors"), name="m", figures={"x": 1.0})
+    save_model(model / "m.safetensors", torch.nn.Linear(2, 2), card)
+    (model / "n.safetensors").unlink()
+    seen = []
+    result = run_with(monkeypatch, pairs.make_pair(), Transform(pairs.known_matrix()), seen)
+    assert "estimated_tre_mm" not in result.quality and result.quality["verdict"] == "green"
+    (sentence,) = (e.text for e in seen if "gives no estimate" in e.text)
+    assert sentence.endswith(".") and not sentence.endswith("..")
+
+
+def run_with(monkeypatch, pair, transform, seen=None):
+    """A run whose algorithm finds a set transform; all else is as in any run."""
+    create = registry.create
+
+    class Fake:
+        def register(self, pair, progress):
+            return Result(transform)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "create", lambda key, **values: (
+            Fake() if key == "rigid" else create(key, **values)))  # fmt: skip
+        progress = Progress(None if seen is None else seen.append)
+        return pipeline.run(pair, "rigid", device="cpu", progress=progress)
+
+
+def larger(pair, factor, side):
+    """The pair with one image scaled about its middle."""
+    image = getattr(pair, side)
+    matrix = image.grid.voxel_to_ras.copy()
+    matrix[:3, :3] *= factor
+    center = image.grid.center_ras
+    matrix[:3, 3] = center - matrix[:3, :3] @ ((np.array(image.grid.shape) - 1) / 2)
+    return replace(pair, **{side: replace(image, grid=Grid(image.grid.shape, matrix))})
+
+
+def noise_of(image):
+    """An object of the same place and size, without anything that can be recognized."""
+    generator = torch.Generator().manual_seed(1)
+    values = 60.0 + 40.0 * torch.rand(image.data.shape, generator=generator)
+    return replace(image, data=torch.where(image.data > 20.0, values, image.data))
 
 
 def test_trained_by_the_trainer(tmp_path):

@@ -139,8 +139,15 @@ def test_text_for_people(full_pair, truth):
     assert text.startswith("GREEN: The images match")
     for name, _, after in card_rows(card):
         assert name in text and after in text
-    assert {row[0] for row in card_rows(card)} == {row[0] for row in ROWS} - {"Peak memory"}
+    elsewhere = {"Peak memory", "Estimated error (TRE)", "Model of the estimate"}
+    assert {row[0] for row in card_rows(card)} == {row[0] for row in ROWS} - elsewhere
     assert len({len(line) for line in text.splitlines()[1:]}) == 1
+    # A long name leaves the figures where they are.
+    told = {"estimated_tre_mm": 1.234, "estimated_tre_model": "a_name_that_is_long (of a model)"}
+    more = card_text({**card, **told}).splitlines()
+    assert set(text.splitlines()) < set(more)
+    assert any(line.endswith(" 1.2 mm") for line in more)
+    assert any(line.endswith(" a_name_that_is_long (of a model)") for line in more)
 
 
 def test_failed_registration_is_red(full_pair, scene):
