@@ -141,7 +141,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="perturbation",
-            default=1.0,
+            default=0.5,
             minimum=0.0,
             maximum=3.0,
             help="Size of random affine changes in the affine stage; 1 turns by up to 10 degrees.",
