@@ -37,7 +37,7 @@ from ..networks.blocks import channels_last
 from ..networks.composite import moved_by
 from ..networks.local_net import Found, RegistrationNet
 from ..registration.learned import LearnedRegistration
-from ..registration.trainable import Batch, Prediction, Stage
+from ..registration.trainable import Batch, Prediction
 from ..spec import AlgorithmSpec, Needs, Parameter, Reference
 
 if TYPE_CHECKING:
@@ -164,15 +164,10 @@ SPEC = AlgorithmSpec(
 
 #: Half width of the window of local correlation, in voxels.
 _RADIUS = 2
-#: Share of the step size of a training.
-_RATE = 0.3
 
 
 class Algorithm(LearnedRegistration):
     """Registration by a network that was trained with label maps."""
-
-    #: The vectors are sums over many channels, so that a small step of the weights moves far.
-    scratch_rate = 2e-4
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -189,10 +184,6 @@ class Algorithm(LearnedRegistration):
                 None if kind == "local" else int(self.values["affine_channels"]),
             )
         )
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Returns the one stage, whose steps are small; see `scratch_rate`."""
-        return (Stage("train", rate=_RATE),)
 
     def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
         """Returns those of the pairs whose images both have a label map, if it takes them."""

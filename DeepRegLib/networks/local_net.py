@@ -26,6 +26,9 @@ _REACH = 20.0
 _CELLS = 2
 #: What the numbers of the affine network are multiplied by, so that its steps are small.
 _GENTLE = 0.1
+#: What the features of a level are multiplied by before they give vectors, over its channels: one
+#: step of an optimizer changes all weights, and the sums over many channels leaped by ten voxels.
+_GENTLE_FEATURES = 0.3
 
 
 class NormalizedConvolution(nn.Module):
@@ -150,6 +153,7 @@ class LocalNet(nn.Module):
         finest = self.levels[-1]
         self.up = nn.ModuleList(UpBlock(widths[k]) for k in range(DEPTH - 1, finest - 1, -1))
         self.heads = nn.ModuleList(Head(widths[level], spread=0.0) for level in self.levels)
+        self._gentle = [_GENTLE_FEATURES / widths[level] for level in self.levels]
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the displacement, (B, 3, *shape) in voxels; images are (B, 1, *shape).
@@ -163,7 +167,10 @@ class LocalNet(nn.Module):
         features = {DEPTH: passed.pop()}
         for level, block in zip(range(DEPTH - 1, -1, -1), self.up):
             features[level] = block(features[level + 1], passed.pop())
-        parts = [head(features[k]) for k, head in zip(self.levels, self.heads)]
+        parts = [
+            head(share * features[k])
+            for k, head, share in zip(self.levels, self.heads, self._gentle)
+        ]
         return torch.stack([resize_image(p, shape, antialias=False) for p in parts]).sum(dim=0)
 
 
