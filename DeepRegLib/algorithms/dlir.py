@@ -141,7 +141,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="perturbation",
-            default=0.5,
+            default=0.35,
             minimum=0.0,
             maximum=3.0,
             help="Size of random affine changes in the affine stage; 1 turns by up to 10 degrees.",
