@@ -13,6 +13,9 @@ ifeq ($(shell uname -s)$(DISPLAY),Linux)
 export VTK_DEFAULT_OPENGL_WINDOW ?= vtkEGLRenderWindow
 endif
 
+# Every process of the tests would compile DeepReg anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo demo-gui demo-clean test lint types test-library test-scene test-desktop \
   scenario screenshots docs benchmark compare acceptance clean
 .DEFAULT_GOAL := help
