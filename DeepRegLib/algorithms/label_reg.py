@@ -244,7 +244,8 @@ def drawn_structures(fixed: Tensor, moving: Tensor, count: int) -> tuple[Tensor,
 def dealt_structures(fixed: Tensor, moving: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Deals all structures that both label maps of a pair hold to groups, by torch's generator.
 
-    Structures of one group rarely touch, so its Dice tells of all their borders.
+    Two neighbors seldom share a group, and then only for a step (one time in `count`), so that the
+    border between them counts in almost all steps.
 
     Args:
         fixed: Label maps, (B, 1, *shape), integers; 0 is the background, less is not known.
