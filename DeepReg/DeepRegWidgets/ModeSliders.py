@@ -36,11 +36,12 @@ class ModeSliders:
         """The places along all modes, in standard deviations."""
         return [slider.value for slider in self._sliders]
 
-    def build(self, explained) -> None:
+    def build(self, explained, values) -> None:
         """Makes a slider for each mode.
 
         Args:
             explained: Share of the variance that the first 1, 2, ... shown modes hold.
+            values: Where the transform lies along them, in standard deviations.
         """
         if self._content is not None:
             self._content.hide()
@@ -54,7 +55,7 @@ class ModeSliders:
         for number, share in enumerate(explained):
             own = share - (explained[number - 1] if number else 0.0)
             text = _("Mode {number} ({percent} %):")
-            slider = self._slider()
+            slider = self._slider(values[number])
             form.addRow(text.format(number=number + 1, percent=f"{100 * own:.0f}"), slider)
             self._sliders.append(slider)
         self._layout.addWidget(self._content)
@@ -77,13 +78,13 @@ class ModeSliders:
         # PythonQt would keep this object alive by the connection.
         self._timer.disconnect("timeout()", self._move)
 
-    def _slider(self):
+    def _slider(self, value):
         slider = ctk.ctkSliderWidget()
         slider.minimum = -_REACH
         slider.maximum = _REACH
         slider.singleStep = 0.1
         slider.decimals = 1
-        slider.value = 0.0
+        slider.value = round(min(max(value, -_REACH), _REACH), 1)
         slider.toolTip = _("Standard deviations from the mean of the subjects.")
         slider.connect("valueChanged(double)", self._onSlider)
         return slider

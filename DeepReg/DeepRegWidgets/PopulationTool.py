@@ -8,6 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from DeepRegLib.bridge.modes import kept_modes
 from DeepRegLib.bridge.population import (
     FIXED_ROLE,
     SHOWN_ROLE,
@@ -178,7 +179,7 @@ class PopulationTool(ToolPart):
         if report is None:
             self._shown = None
             return
-        modes = self._modes.get(transform.GetID())
+        modes = self._modesOf(transform)
         ui.populationModesBox.visible = ui.populationResetButton.visible = modes is not None
         ui.populationShowButton.enabled = transform.GetNodeReference(SHOWN_ROLE) is not None
         key = (transform.GetID(), modes is not None)
@@ -192,7 +193,7 @@ class PopulationTool(ToolPart):
         ui.populationSummaryLabel.text = "<br>".join(lines)
         self._showSubjects(report)
         if modes is not None:
-            self.sliders.build(report["variance_explained"][: modes.count])
+            self.sliders.build(report["variance_explained"][: modes.count], modes.place(transform))
 
     def _showSubjects(self, report) -> None:
         table, self._rows = self._ui.populationSubjectsTable, report["subjects"]
@@ -217,6 +218,14 @@ class PopulationTool(ToolPart):
         transform = self._node.populationResult
         if transform is not None and transform.GetID() in self._modes:
             self.sliders.show(self._rows[row]["coefficients"])
+
+    def _modesOf(self, transform):
+        """Returns what moves a transform; after a scene was opened, made of what it has kept."""
+        if transform.GetID() not in self._modes:
+            kept = kept_modes(transform)
+            if kept is not None:
+                self._modes[transform.GetID()] = kept
+        return self._modes.get(transform.GetID())
 
     def _onReset(self, checked=False) -> None:
         self._ui.populationSubjectsTable.clearSelection()

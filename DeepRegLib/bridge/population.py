@@ -12,23 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
-import vtk
-from numpy.typing import NDArray
-from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from ..geometry.grid import Grid
 from ..job import JobEvent
 from .extras import undo_of
 from .frames import Start, initial_steps
+from .modes import Modes, keep_modes, mode_nodes, undo_of_modes
 from .outcome import load
 from .preflight import Finding, volume_faults
 from .preflight_regions import Remark
 from .request import Collected
 from .scene import add_node, scene_transaction
-from .transforms import warp_content
 from .volumes import add_moved_volume, grid_of, replace_volume, volume_array
 
 #: Attribute of a transform along modes: what is known of the population, as JSON.
@@ -64,53 +59,6 @@ class PopulationRequest:
     linear: bool = False
     model: str | None = None
     device: str = "auto"
-
-
-class Modes:
-    """A deformation that is the mean of a population and so much of each mode.
-
-    The deformation takes the fixed image to the subjects (moving space), so it is set "to parent":
-    what is put under its node is made to look like the subjects.
-
-    Convention:
-        Vectors are (3, *grid.shape), RAS mm, components R, A, S.
-
-    Args:
-        mean: Mean deformation.
-        modes: One standard deviation along each mode.
-        grid: Their grid, in the fixed volume's own RAS.
-    """
-
-    def __init__(self, mean: NDArray, modes: Sequence[NDArray], grid: Grid) -> None:
-        self.count = len(modes)
-        # In the order of VTK, so that a step along the modes is one product into its memory.
-        self._basis = np.stack(
-            [np.moveaxis(v, 0, -1).astype(np.float32).reshape(-1) for v in (mean, *modes)]
-        )
-        self._content = warp_content(np.eye(4), np.asarray(mean, np.float32), grid, 0)
-        self._image: vtk.vtkImageData = self._content.GetDisplacementGrid()
-        scalars = self._image.GetPointData().GetScalars()
-        self._vectors = vtk_to_numpy(scalars).reshape(-1)
-
-    def move(
-        self, node: slicer.vtkMRMLTransformNode, coefficients: Sequence[float]
-    ) -> slicer.vtkMRMLTransformNode:
-        """Gives a transform node the deformation at a place along the modes.
-
-        Args:
-            node: A grid transform node.
-            coefficients: Of the first modes, in standard deviations; the rest are 0.
-        """
-        weights = np.zeros(self.count + 1, np.float32)
-        weights[0] = 1.0
-        weights[1 : len(coefficients) + 1] = coefficients[: self.count]
-        np.dot(weights, self._basis, out=self._vectors)
-        self._image.GetPointData().GetScalars().Modified()
-        self._image.Modified()
-        self._content.Modified()
-        if node.GetTransformToParent() is not self._content:
-            node.SetAndObserveTransformToParent(self._content)
-        return node
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +151,9 @@ def place_population(
 ) -> Population:
     """Adds the transform along the modes and a copy of the fixed volume under it.
 
-    Those of an earlier population with the same fixed volume are used again. If anything fails the
-    scene is as it was.
+    Those of an earlier population with the same fixed volume are used again. The modes themselves
+    become hidden nodes, so that a scene that is opened again has them (`kept_modes`). If anything
+    fails the scene is as it was.
 
     Args:
         scene: Scene of the request's nodes.
@@ -224,12 +173,14 @@ def place_population(
     report = {**event.data, "fixed": fixed.GetName()}
     before = _earlier(scene, fixed)
     undo = [] if before is None else _undoing(before)
+    replaced = [] if before is None else mode_nodes(before)
     try:
         with scene_transaction(scene):
             node = before
             if node is None:
                 node = add_node(scene, slicer.vtkMRMLGridTransformNode(), f"{fixed.GetName()} mode")
             shown = _add_shown(scene, fixed, node)
+            keep_modes(scene, modes, node, fixed)
             node.SetNodeReferenceID(FIXED_ROLE, fixed.GetID())
             node.SetNodeReferenceID(SHOWN_ROLE, shown.GetID())
             node.SetAttribute(REPORT_ATTRIBUTE, json.dumps(report))
@@ -240,6 +191,8 @@ def place_population(
         for restore in undo:
             restore()
         raise
+    for old in replaced:
+        scene.RemoveNode(old)
     return Population(node, shown, modes, report)
 
 
@@ -327,4 +280,5 @@ def _undoing(node: slicer.vtkMRMLTransformNode) -> list[Callable[[], None]]:
         node.SetAttribute(REPORT_ATTRIBUTE, report)
         node.SetNodeReferenceID(SHOWN_ROLE, None if shown is None else shown.GetID())
 
-    return [restore] if shown is None else [restore, undo_of(shown)]
+    found = [restore, undo_of_modes(node)]
+    return found if shown is None else [*found, undo_of(shown)]

@@ -9,6 +9,7 @@ import pytest
 import tool_support
 
 from DeepRegLib.bridge import mrml
+from DeepRegLib.bridge.modes import MODES_ROLE
 from DeepRegLib.bridge.population import population_report
 
 BUTTON = "Examine the population"
@@ -217,13 +218,15 @@ def test_failures_and_cancel_leave_the_scene_as_it_was(panel, people):
     ui.populationResetButton.click()
 
 
-def test_the_ranking_is_there_again_with_the_scene(panel, people, tmp_path):
+def test_ranking_and_modes_are_there_again_with_the_scene(panel, people, tmp_path):
     import slicer
 
     ui = panel.ui
     ui.populationAllButton.click()
     examine(panel)
     before = texts(ui.populationSubjectsTable)
+    ui.populationSubjectsTable.cellClicked.emit(0, 0)
+    place = panel.parts.population.sliders.values
     path = str(tmp_path / "scene.mrb")
     assert slicer.util.saveScene(path)
     slicer.mrmlScene.Clear(0)
@@ -232,6 +235,18 @@ def test_the_ranking_is_there_again_with_the_scene(panel, people, tmp_path):
     slicer.util.loadScene(path)
     desk.settle()
     assert texts(ui.populationSubjectsTable) == before
+    assert not ui.populationModesBox.isHidden() and not ui.populationResetButton.isHidden()
+    node = panel._parameterNode.populationResult
+    sliders = panel.parts.population.sliders
+    np.testing.assert_allclose(sliders.values, place, atol=0.051)
+    at_place = there(node)
+    ui.populationResetButton.click()
+    desk.settle(0.2)
+    assert np.linalg.norm(there(node) - at_place) > 1.0
+    for _ in range(node.GetNumberOfNodeReferences(MODES_ROLE)):
+        slicer.mrmlScene.RemoveNode(node.GetNthNodeReference(MODES_ROLE, 0))
+    panel.parts.population.setParameterNode(None)
+    panel.parts.population.setParameterNode(panel._parameterNode)
     assert "again to move along" in desk.plain(ui.populationSummaryLabel.text)
     assert ui.populationModesBox.isHidden() and ui.populationResetButton.isHidden()
     ui.populationSubjectsTable.cellClicked.emit(0, 0)

@@ -11,6 +11,7 @@ from bridge_support import exhausted, worked
 
 from DeepRegLib import models
 from DeepRegLib.algorithms import cvae
+from DeepRegLib.bridge import modes as kept
 from DeepRegLib.bridge import mrml
 from DeepRegLib.bridge import population as crowd
 from DeepRegLib.bridge import transport as carry
@@ -152,7 +153,8 @@ def test_the_population_is_told_of_and_saved(scene, fixed, people, tmp_path):
     assert crowd.population_report(found.transform) == {**found.report}
     assert crowd.population_report(people[0]) is None and crowd.population_report(None) is None
     new = [i for i in ids(scene)[count:] if "Display" not in i and "Hierarchy" not in i]
-    assert new == [found.transform.GetID(), found.shown.GetID()]
+    hidden = [node.GetID() for node in kept.mode_nodes(found.transform)]
+    assert new == [found.transform.GetID(), found.shown.GetID(), *hidden] and len(hidden) == 2
     found.move(1.0)
     # A voxel of the fields: Slicer interpolates what it loads by another rule between them.
     place = mrml.grid_of(fixed).to_ras((11, 12, 14))
@@ -162,6 +164,46 @@ def test_the_population_is_told_of_and_saved(scene, fixed, people, tmp_path):
     assert crowd.population_report(node)["subjects"] == found.report["subjects"]
     assert node.GetNodeReference(crowd.SHOWN_ROLE).GetName() == "Atlas along modes"
     np.testing.assert_allclose(to_world(node).TransformPoint(place), there, atol=1e-2)
+
+
+def test_the_modes_are_kept_in_the_scene(scene, fixed, people, tmp_path):
+    """A scene that is opened again moves along the modes as before, from where it was left."""
+    earlier = examined(scene, fixed, people, linear=True, modes=3)
+    replaced = kept.mode_nodes(earlier.transform)
+    found = examined(scene, fixed, people, linear=True, modes=2)
+    assert found.modes.count == 2 and len(replaced) == 4
+    assert all(node.GetScene() is None for node in replaced), "those of before are gone"
+    nodes = kept.mode_nodes(found.transform)
+    assert len(nodes) == 3 and all(node.GetHideFromEditors() for node in nodes)
+    local = mrml.grid_of(fixed).to_ras([[11, 12, 14], [9, 13, 12], [13, 10, 15]])
+    places = (0.7, -1.4), (-2.0, 0.3)
+    there = []
+    for place in reversed(places):
+        found.move(*place)
+        there.insert(0, map_points(to_world(found.transform), local))
+    again = mrml.open_scene(mrml.save_scene(scene, tmp_path / "saved"))
+    node = again.GetFirstNodeByName(found.transform.GetName())
+    modes = kept.kept_modes(node)
+    np.testing.assert_allclose(modes.place(node), places[0], atol=1e-3)
+    for place, points in zip(places, there):
+        modes.move(node, place)
+        np.testing.assert_allclose(map_points(to_world(node), local), points, atol=1e-3)
+        np.testing.assert_allclose(modes.place(node), place, atol=1e-4)
+    node.SetAndObserveTransformToParent(vtk.vtkTransform())
+    assert modes.place(node) == [0.0, 0.0], "somebody put something else into the node"
+
+
+def test_modes_of_which_one_is_gone_are_not_there(scene, fixed, people):
+    found = examined(scene, fixed, people)
+    mean, mode = kept.mode_nodes(found.transform)
+    assert kept.kept_modes(found.transform).count == 1
+    assert kept.kept_modes(None) is None and kept.kept_modes(people[0]) is None
+    mode.SetAndObserveTransformFromParent(vtk.vtkTransform())
+    assert kept.kept_modes(found.transform) is None, "it holds no field"
+    scene.RemoveNode(mode)
+    assert kept.kept_modes(found.transform) is None and kept.mode_nodes(found.transform) == [mean]
+    assert examined(scene, fixed, people).transform is found.transform
+    assert kept.kept_modes(found.transform).count == 1 and mean.GetScene() is None
 
 
 def test_what_does_not_fit_is_said_and_changes_nothing(scene, fixed, people, monkeypatch):
@@ -176,6 +218,7 @@ def test_what_does_not_fit_is_said_and_changes_nothing(scene, fixed, people, mon
     scene.RemoveNode(other)
     first = examined(scene, fixed, people)
     first.move(1.0)
+    modes = kept.mode_nodes(first.transform)
     held = ids(scene), first.transform.GetTransformToParent()
 
     def fail(*_):
@@ -186,6 +229,7 @@ def test_what_does_not_fit_is_said_and_changes_nothing(scene, fixed, people, mon
         examined(scene, fixed, people[1:])
     assert (ids(scene), first.transform.GetTransformToParent()) == held
     assert crowd.population_report(first.transform)["fields"] == 5
+    assert kept.mode_nodes(first.transform) == modes
     assert set(before) <= set(held[0])
 
 
