@@ -20,6 +20,7 @@ from DeepRegLib.bridge.check import (
 from DeepRegLib.pictures.error import worst_place
 
 from .Histogram import Histogram
+from .Layers import showLayers
 from .MaskChoice import SegmentChoice
 from .Texts import message, verdict
 from .ToolChoices import Follower, ToolModel
@@ -191,7 +192,7 @@ class CheckTool(ToolPart):
             node.GetBackgroundVolumeID() == fixed.GetID() for node in composites
         )
         hasViews = slicer.app.layoutManager() is not None
-        slicer.util.setSliceViewerLayers(
+        showLayers(
             background=fixed, foreground=volume, foregroundOpacity=_OPACITY, fit=not isShown,
             rotateToVolumePlane=not isShown and hasViews,
         )  # fmt: skip

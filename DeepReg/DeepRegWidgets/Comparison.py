@@ -19,6 +19,8 @@ from DeepRegLib.bridge.volumes import is_label_map
 from DeepRegLib.bridge.vtk_arrays import ijk_to_ras_of, to_vtk_image
 from DeepRegLib.pictures import compose
 
+from .Layers import showLayers
+
 VIEWS = ("before", "after", "flicker", "checkerboard", "difference", "redCyan")
 _FLICKER_MS = 500
 #: Composed volumes with more voxels are thinned out: they are for the eye.
@@ -111,9 +113,7 @@ class Comparison:
         if isComposed:
             self._put(compose.blend(self._gray("fixed"), self._gray(when), self._blend))
             return
-        slicer.util.setSliceViewerLayers(
-            background=self._fixed, foreground=foreground, foregroundOpacity=self._blend
-        )
+        showLayers(background=self._fixed, foreground=foreground, foregroundOpacity=self._blend)
 
     def _hasLeftItsPlace(self) -> bool:
         """Whether the moving volume itself has been put under the result."""
@@ -129,7 +129,7 @@ class Comparison:
         if self._moved is None:
             self._put(self._rgb(self._gray("after" if self._lit else "fixed")))
             return
-        slicer.util.setSliceViewerLayers(foregroundOpacity=1.0 if self._lit else 0.0)
+        showLayers(foregroundOpacity=1.0 if self._lit else 0.0)
 
     def _compose(self, view: str) -> None:
         fixed, moved = self._gray("fixed"), self._gray("after")
@@ -148,7 +148,7 @@ class Comparison:
             node.SetAndObserveImageData(to_vtk_image(picture))
             node.SetIJKToRASMatrix(ijk_to_ras_of(self._grid()))
             node.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
-        slicer.util.setSliceViewerLayers(background=node, foreground=None)
+        showLayers(background=node, foreground=None)
 
     def _rgb(self, gray):
         return compose.blend(gray, gray, 0.5)

@@ -17,6 +17,7 @@ from DeepRegLib.bridge.population import (
     population_report,
 )
 
+from .Layers import showLayers
 from .ModelList import knownModels, outline
 from .ModeSliders import ModeSliders
 from .Parameters import PopulationSource, membersOf
@@ -252,10 +253,8 @@ class PopulationTool(ToolPart):
         if not isShown and fixed is not None:
             # Turned and fitted by the volume that no deformation moves.
             hasViews = slicer.app.layoutManager() is not None
-            slicer.util.setSliceViewerLayers(
-                background=fixed, foreground=None, fit=True, rotateToVolumePlane=hasViews
-            )
-        slicer.util.setSliceViewerLayers(background=volume, foreground=None)
+            showLayers(background=fixed, foreground=None, fit=True, rotateToVolumePlane=hasViews)
+        showLayers(background=volume, foreground=None)
 
 
 def _summary(report) -> str:

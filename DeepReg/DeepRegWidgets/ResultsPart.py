@@ -17,6 +17,7 @@ from DeepRegLib.errors import DeepRegError
 
 from .Comparison import VIEWS, Comparison, isComparisonShown
 from .Curve import Curve
+from .Layers import showLayers
 from .Report import HISTORY_ATTRIBUTE, START_ATTRIBUTE, saveReport
 from .StepsPlayer import StepsPlayer
 from .Texts import message, verdict
@@ -240,7 +241,7 @@ class ResultsPart:
         self._comparison.close()
         for button in self._buttons.values():
             button.checked = False
-        slicer.util.setSliceViewerLayers(
+        showLayers(
             background=transform.GetNodeReference(transform.GetFixedNodeReferenceRole()),
             foreground=transform.GetNodeReference(MAP_ROLE + kind),
             foregroundOpacity=0.6,
@@ -279,9 +280,7 @@ class ResultsPart:
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if all(node.GetBackgroundVolumeID() != fixed.GetID() for node in composites):
             hasViews = slicer.app.layoutManager() is not None
-            slicer.util.setSliceViewerLayers(
-                background=fixed, fit=True, rotateToVolumePlane=hasViews
-            )
+            showLayers(background=fixed, fit=True, rotateToVolumePlane=hasViews)
 
 
 def _mapKinds(transform) -> list:

@@ -7,6 +7,8 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
+from .Layers import showLayers
+
 _ICONS = Path(__file__).resolve().parent.parent / "Resources" / "Icons"
 CATEGORY = "DeepReg"
 #: Name in the scene, file: fixed first.
@@ -59,7 +61,7 @@ def sampleFile(name: str) -> Path:
 
 def _loadAndShow(pairs) -> list:
     nodes = [_load(*pair) for pair in pairs]
-    slicer.util.setSliceViewerLayers(
+    showLayers(
         background=nodes[0], foreground=nodes[1] if len(nodes) > 1 else None,
         foregroundOpacity=0.5, fit=True,
         rotateToVolumePlane=slicer.app.layoutManager() is not None,

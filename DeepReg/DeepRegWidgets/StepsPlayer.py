@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from DeepRegLib.bridge.trajectory import add_walker, browser_of, proxy_of, step_name
 
+from .Layers import showLayers
 from .Texts import message
 
 
@@ -100,7 +101,7 @@ class StepsPlayer:
         """Sets how much of the moving volume shows, from 0 to 1."""
         self._blend = float(weight)
         if self.looking:
-            slicer.util.setSliceViewerLayers(foregroundOpacity=self._blend)
+            showLayers(foregroundOpacity=self._blend)
 
     def _build(self) -> None:
         self._box = qt.QWidget()
@@ -154,7 +155,7 @@ class StepsPlayer:
         if not self.looking:
             self._onLook()
             self._walker = add_walker(slicer.mrmlScene, self._moving, proxy_of(self._browser))
-            slicer.util.setSliceViewerLayers(
+            showLayers(
                 background=self._fixed, foreground=self._walker, foregroundOpacity=self._blend
             )
         return True

@@ -15,6 +15,7 @@ from DeepRegLib.bridge.transport import (
     transport_findings,
 )
 
+from .Layers import showLayers
 from .Texts import message
 from .ToolChoices import Follower, ToolModel
 from .ToolPart import ToolPart
@@ -160,7 +161,7 @@ class TransportTool(ToolPart):
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         isShown = any(node.GetBackgroundVolumeID() in known for node in composites)
         hasViews = slicer.app.layoutManager() is not None
-        slicer.util.setSliceViewerLayers(
+        showLayers(
             background=transform.GetNodeReference(shown), foreground=None, fit=not isShown,
             rotateToVolumePlane=not isShown and hasViews,
         )  # fmt: skip

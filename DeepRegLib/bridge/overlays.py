@@ -18,12 +18,18 @@ __all__ = [
     "color_node",
     "colored_as",
     "jacobian_of",
+    "refresh_legends",
 ]
 
 #: Attribute of a color node: the kind of map that it colors.
 COLOR_ATTRIBUTE = "DeepReg.ColorMap"
 #: Attribute of a volume: the kind of map that it holds.
 KIND_ATTRIBUTE = "DeepReg.Map"
+
+#: Figures beside a legend: 0, half and the highest in mm; about 0, 1, 2 and 3 of determinants.
+_LABELS, _JACOBIAN_LABELS = 3, 4
+#: Width and height of a legend as shares of the view; its text grows with them.
+_LEGEND_SIZE = (0.08, 0.35)
 
 
 def colored_as(kind: str) -> str | None:
@@ -47,7 +53,8 @@ def add_map_volume(
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Adds a map as a scalar volume with colors, made to lie over the fixed volume.
 
-    What is of no interest (volume kept, next to no uncertainty or error) is transparent.
+    What is of no interest (volume kept, next to no uncertainty or error) is transparent. A color
+    legend stands at the right of the slice views in which the map is shown.
 
     Args:
         scene: Scene to add to.
@@ -75,6 +82,7 @@ def add_map_volume(
     # What is transparent is so by the table: a threshold has no middle to leave out, and opened
     # scenes do not apply it at once.
     display.SetApplyThreshold(False)
+    _add_legend(scene, node, kind)
     if fixed is not None:
         parent = fixed.GetParentTransformNode()
         node.SetAndObserveTransformNodeID(None if parent is None else parent.GetID())
@@ -96,6 +104,41 @@ def color_node(scene: slicer.vtkMRMLScene, kind: str) -> slicer.vtkMRMLColorTabl
         ):
             return node
     return _add_color_node(scene, colors)
+
+
+def refresh_legends(scene: slicer.vtkMRMLScene) -> None:
+    """Shows color legends where their volumes are shown, and hides the others.
+
+    Views find out by themselves when a person changes the layers, but not when a program does.
+    """
+    name = "vtkMRMLColorLegendDisplayNode"
+    for number in range(scene.GetNumberOfNodesByClass(name)):
+        scene.GetNthNodeByClass(number, name).Modified()
+
+
+def _add_legend(
+    scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLScalarVolumeNode, kind: str
+) -> None:
+    """Adds a color legend, as the module Colors does: one more display node of the volume."""
+    if not hasattr(slicer, "vtkMRMLColorLegendDisplayNode"):
+        return  # Slicer 4 has none.
+    legend = slicer.vtkMRMLColorLegendDisplayNode()
+    title = color_map(kind).title if kind in KINDS else _title_of(kind)
+    legend.SetTitleText(title)
+    legend.SetLabelFormat("%.1f" if kind == "jacobian" else "%g")
+    legend.SetNumberOfLabels(_JACOBIAN_LABELS if kind == "jacobian" else _LABELS)
+    legend.SetSize(*_LEGEND_SIZE)
+    legend.GetLabelTextProperty().SetFontFamilyToArial()
+    add_node(scene, legend, f"{volume.GetName()} color legend")
+    legend.SetAndObservePrimaryDisplayNode(volume.GetDisplayNode())
+    volume.AddAndObserveDisplayNodeID(legend.GetID())
+    # Views do not hear that a volume got one more display node.
+    legend.Modified()
+
+
+def _title_of(kind: str) -> str:
+    """Returns the title of a map in mm that has no colors of its own."""
+    return f"{kind.removesuffix('_mm').replace('_', ' ').capitalize()} (mm)"
 
 
 def _millimeters() -> slicer.vtkCodedEntry:

@@ -21,6 +21,7 @@ _MODULE_NODES = (
     "vtkMRMLSegmentationDisplayNode",
     "vtkMRMLSegmentationStorageNode",
     "vtkMRMLSequenceBrowserNode",
+    "vtkMRMLColorLegendDisplayNode",
 )
 
 

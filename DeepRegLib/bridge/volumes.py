@@ -160,10 +160,11 @@ def replace_volume(
         chosen.SetAndObserveTransformNodeID(made.GetTransformNodeID())
         if chosen.GetDisplayNode() is None:
             chosen.CreateDefaultDisplayNodes()
-    display = made.GetDisplayNode()
+    displays = [made.GetNthDisplayNode(n) for n in range(made.GetNumberOfDisplayNodes())]
     scene.RemoveNode(made)
-    if display is not None and display.GetScene() is scene:
-        scene.RemoveNode(display)
+    for display in displays:
+        if display is not None and display.GetScene() is scene:
+            scene.RemoveNode(display)
     return chosen
 
 

@@ -205,6 +205,28 @@ def test_jacobian_overlay(bent):
     assert combo.currentIndex == 0 and len(_comparison_volumes()) == 1
 
 
+def _legends():
+    """Titles of the color legends that the red view shows."""
+    import slicer
+
+    name = "vtkMRMLColorLegendDisplayableManager"
+    view = slicer.app.layoutManager().sliceWidget("Red").sliceView()
+    manager = view.displayableManagerByClassName(name)
+    nodes = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    shown = [node for node in nodes if manager.GetColorLegendActor(node).GetVisibility()]
+    return [node.GetTitleText() for node in shown]
+
+
+def test_a_color_legend_comes_and_goes_with_the_overlay(bent):
+    assert _legends() == []
+    desk.choose(bent.ui.mapCombo, "jacobian")
+    desk.settle(0.05)
+    assert _legends() == ["Jacobian determinant"]
+    bent.ui.beforeButton.click()
+    desk.settle(0.05)
+    assert _legends() == []
+
+
 def test_overlay_can_be_taken_away(bent):
     desk.choose(bent.ui.mapCombo, "jacobian")
     bent.ui.mapCombo.setCurrentIndex(0)

@@ -8,6 +8,7 @@ slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (th
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepRegLib.bridge import mrml, overlays
+from DeepRegLib.bridge.volumes import replace_volume
 from DeepRegLib.errors import GeometryError, InputError
 from DeepRegLib.pictures.color_maps import KINDS, color_map
 
@@ -121,6 +122,39 @@ def test_a_saved_scene_shows_the_same(scene, tools, fixed, tmp_path):
     # And the next run takes the table that was saved.
     overlays.add_map_volume(opened, "again", values, grid, "jacobian")
     assert len(our_tables(opened)) == len(KINDS)
+    opened.Clear(True)
+
+
+def legend_of(node):
+    (legend,) = [
+        node.GetNthDisplayNode(n)
+        for n in range(node.GetNumberOfDisplayNodes())
+        if node.GetNthDisplayNode(n).IsA("vtkMRMLColorLegendDisplayNode")
+    ]
+    return legend
+
+
+@pytest.mark.parametrize("kind, title, labels", [
+    ("jacobian", "Jacobian determinant", 4), ("error_mm", "Error (mm)", 3),
+    ("level_motion_mm", "Level motion (mm)", 3),
+])  # fmt: skip
+def test_a_map_has_a_color_legend(scene, tools, fixed, kind, title, labels, tmp_path):
+    """As the module Colors would add it; it goes with the map, and a replaced map has one still."""
+    grid = tools.make_grid("oblique")
+    node = overlays.add_map_volume(scene, "Map", spread(grid, 0, 3), grid, kind, fixed)
+    legend = legend_of(node)
+    assert (legend.GetTitleText(), legend.GetNumberOfLabels()) == (title, labels)
+    assert legend.GetPrimaryDisplayNode() is node.GetDisplayNode()
+    assert not node.GetDisplayNode().IsA("vtkMRMLColorLegendDisplayNode")
+    count = scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")
+    made = overlays.add_map_volume(scene, "Map", spread(grid, 0, 9), grid, kind, fixed)
+    kept = replace_volume(scene, made, node)
+    assert kept is node and legend_of(node) is legend
+    assert scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == count
+    opened = mrml.open_scene(mrml.save_scene(scene, tmp_path))
+    again = legend_of(opened.GetFirstNodeByName("Map"))
+    assert again.GetTitleText() == title
+    assert again.GetPrimaryDisplayNode() is opened.GetFirstNodeByName("Map").GetDisplayNode()
     opened.Clear(True)
 
 

@@ -40,7 +40,6 @@ class LayoutManager(QtCore.QObject):
         for view in SLICE_VIEWS:
             widget = qMRMLSliceWidget(self._viewport)
             widget._create(scene, *view)
-            self._logics.AddItem(widget.sliceLogic())
             self._widgets[view[0]] = widget
         self._layout_logic = slicer.vtkMRMLLayoutLogic()
         self._layout_logic.SetMRMLScene(scene)

@@ -115,6 +115,8 @@ class qMRMLSliceWidget(QtWidgets.QWidget):
         self._logic = logic
         self._name, self._label = name, label
         self._color = QtGui.QColor.fromRgbF(*color)
+        # Color legends look for the logic of their view once, when the view gets its node.
+        slicer.app.applicationLogic().GetSliceLogics().AddItem(logic)
         self._view._follow(logic)
         self._controller._follow(logic, self._color, label)
 
