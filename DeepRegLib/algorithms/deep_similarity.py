@@ -44,6 +44,7 @@ from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Prediction
 from ..registration.tre_probe import Estimate, knows, misfit, responds
 from ..spec import AlgorithmSpec, Needs, Parameter, Reference
+from ..training.agreement import agreement
 from ..training.dealigned import KnownAlignment
 
 SPEC = AlgorithmSpec(
@@ -208,6 +209,8 @@ _LEAST_GAIN_MM = 0.5
 _BEYOND = 0.9
 #: Surface points whose distances are the true error in training.
 _POINTS = 256
+#: Motions of each pair for validation, with errors from none to the largest, and how many at once.
+_EXAMINED, _AT_ONCE = 16, 8
 
 
 class Algorithm(RigidLearned):
@@ -237,6 +240,23 @@ class Algorithm(RigidLearned):
         moved = moved_by(moving.repeat_interleave(several, dim=0), matrices.to(moving), None)
         found = network(fixed.repeat_interleave(several, dim=0), moved)
         return {"squared_error": ((found - errors.to(found)) / most).square().mean()}
+
+    def examine(self, network: nn.Module, pair: Batch) -> dict[str, float]:
+        """Returns how well errors of many motions are estimated; see `training.agreement`.
+
+        A search of the best motion would take a thousand estimates for a single figure.
+        """
+        fixed, moving, alignment = known_pairs(pair)
+        most, count = float(self.values["range_mm"]), _EXAMINED * len(fixed)
+        fixed, moving, alignment = (
+            t.repeat_interleave(_EXAMINED, dim=0) for t in (fixed, moving, alignment)
+        )
+        wanted = most * (torch.arange(count, device=fixed.device) % _EXAMINED) / (_EXAMINED - 1)
+        points = surface_points(fixed, _POINTS)
+        motions, errors = motions_of_error(points, wanted, pair.spacing_mm)
+        moved = moved_by(moving, (alignment @ motions).to(moving), None)
+        parts = zip(fixed.split(_AT_ONCE), moved.split(_AT_ONCE))
+        return agreement(torch.cat([network(*part) for part in parts]), errors)
 
     def predict(
         self, network: nn.Module, fixed: Tensor, moving: Tensor, spacing_mm: float

@@ -29,6 +29,7 @@ from ..registration.learned import LearnedRegistration
 from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Prediction, Stage
 from ..spec import AlgorithmSpec, Needs, Outputs, Parameter, Reference
+from ..training.agreement import agreement
 from ..training.residual_pairs import Residual, ResidualPairs, registered_people
 
 SPEC = AlgorithmSpec(
@@ -283,27 +284,16 @@ class Algorithm(LearnedRegistration):
         mean = float(error[shown].mean()) if bool(shown.any()) else 0.0
         return Prediction(maps={"error_mm": error}, values={"error_mean_mm": mean})
 
-    def figures(self, batch: Batch, prediction: Prediction) -> dict[str, float]:
+    def examine(self, network: nn.Module, pair: Batch) -> dict[str, float]:
         """Returns how well errors are estimated where the fixed image shows something.
 
-        ``correlation`` with the known error, ``rmse_mm``, and ``deviation_mm``, the standard
-        deviation of the known error, which is what a constant reaches at best; ``score`` is the
-        share of the variance that is explained.
+        See `training.agreement`; empty if the error is not known.
         """
-        shown = batch.fixed > _SHOWN
-        if batch.truth is None or int(shown.sum()) < 2:
+        if pair.truth is None:
             return {}
-        true = self.error_mm(batch)[shown].double().cpu()
-        said = prediction.maps["error_mm"].to(batch.fixed.device)[shown].double().cpu()
-        square, spread = float((said - true).square().mean()), float(true.std(unbiased=False))
-        pair = torch.stack([said, true])
-        flat = float(pair.std(dim=1).min()) < 1e-9
-        return {
-            "correlation": 0.0 if flat else float(torch.corrcoef(pair)[0, 1]),
-            "rmse_mm": square**0.5,
-            "deviation_mm": spread,
-            "score": 1.0 - square / max(spread**2, 1e-12),
-        }
+        shown = pair.fixed > _SHOWN
+        said = self.predict(network, pair.fixed, pair.moving, pair.spacing_mm).maps["error_mm"]
+        return agreement(said[shown], self.error_mm(pair)[shown])
 
     def _patches(self, whole: Tensor) -> Tensor:
         """Draws patches around voxels that show something, by torch's global generator.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +57,17 @@ class Batch:
         """Voxels of the grid along each tensor axis."""
         a, b, c = self.fixed.shape[2:]
         return a, b, c
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch on a device; the same one if it is there."""
+        if self.fixed.device == device:
+            return self
+        tensors: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -143,15 +154,15 @@ class Trainable(ABC):
         """Returns the stages of a training, in order; one by default."""
         return (Stage("train"),)
 
-    def figures(self, batch: Batch, prediction: Prediction) -> dict[str, float] | None:
-        """Returns what validation measures of a pair, for a system that registers nothing.
+    def examine(self, network: nn.Module, pair: Batch) -> dict[str, float] | None:
+        """Returns what validation measures of a pair, for a system that is made to judge pairs.
 
-        None for one that registers; then the usual figures are measured (`training.validation`).
-        The figure ``score``, more is better, chooses the best weights.
+        None for one that is made to register them; then it does, and the usual figures are measured
+        (`training.validation`). The figure ``score``, more is better, chooses the best weights.
 
         Args:
-            batch: A pair for validation, on the CPU.
-            prediction: What `predict` says of it.
+            network: The network, in use and not in training.
+            pair: A pair for validation, on the device of the network.
         """
         return None
 

@@ -66,13 +66,13 @@ class Supply:
             following: Number of the batch that will be asked for next.
         """
         if self._thread is None:
-            return _moved(self._draw(number), self._device)
+            return self._draw(number).to(self._device)
         if self._next is not None and self._next[0] == number:
             drawn = self._next[1].result()
         else:
             drawn = self._thread.submit(self._draw, number).result()
         self._next = (following, self._thread.submit(self._draw, following))
-        return _moved(drawn, self._device)
+        return drawn.to(self._device)
 
     def close(self) -> None:
         """Ends the thread that draws ahead."""
@@ -126,9 +126,7 @@ class Stepper:
 
     def step(self, done: int) -> Taken:
         """Takes the step after `done` steps of the stage."""
-        rate = learning_rate(
-            self._settings, done, self._part.count, self._part.stage.rate
-        )
+        rate = learning_rate(self._settings, done, self._part.count, self._part.stage.rate)
         self._optimizer.set_rate(rate)
         self._optimizer.zero_grad(set_to_none=True)
         before = [buffer.clone() for buffer in self._running]
@@ -254,15 +252,3 @@ def _as_float32(value: Any) -> Any:
         return replace(value, **{f.name: _as_float32(getattr(value, f.name))
                                  for f in fields(value) if f.init})  # fmt: skip
     return value
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """Returns a batch on a device."""
-    if device.type == "cpu":
-        return batch
-    tensors: dict[str, Any] = {
-        f.name: value.to(device, non_blocking=True)
-        for f in fields(batch)
-        if isinstance(value := getattr(batch, f.name), Tensor)
-    }
-    return replace(batch, **tensors)

@@ -62,10 +62,12 @@ def validate(
     try:
         with torch.no_grad(), own_random_numbers(device):
             for pair in pairs:
-                fixed, moving = pair.fixed.to(device), pair.moving.to(device)
-                prediction = algorithm.predict(network, fixed, moving, pair.spacing_mm)
-                own = algorithm.figures(pair, prediction)
+                there = pair.to(device)
+                own = algorithm.examine(network, there)
                 if own is None:
+                    prediction = algorithm.predict(
+                        network, there.fixed, there.moving, pair.spacing_mm
+                    )
                     own = _figures(pair, prediction, structures_of(algorithm))
                 found.append(own)
     finally:

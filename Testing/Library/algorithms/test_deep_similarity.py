@@ -14,7 +14,9 @@ from DeepRegLib.card import card_rows, card_text
 from DeepRegLib.errors import InputError, ParameterError
 from DeepRegLib.geometry.field import Field
 from DeepRegLib.geometry.grid import Grid
+from DeepRegLib.geometry.sampling import voxel_coordinates
 from DeepRegLib.geometry.transform import Transform
+from DeepRegLib.networks.affine_net import apply_affine
 from DeepRegLib.networks.composite import moved_by
 from DeepRegLib.networks.model_file import save_model
 from DeepRegLib.registration.base import Progress, Result
@@ -22,6 +24,7 @@ from DeepRegLib.registration.learned import see
 from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.registration.rigid_learned import mass_start
 from DeepRegLib.registration.rigid_motion import (
+    motion_matrix,
     motions_of_error,
     surface_points,
     target_error_mm,
@@ -358,6 +361,31 @@ def noise_of(image):
     return replace(image, data=torch.where(image.data > 20.0, values, image.data))
 
 
+def test_validation_examines_motions_of_known_error(taught):
+    """From none to the largest, about the alignment: nothing is registered."""
+    system, batch = make(), aligned()
+    start = motion_matrix(torch.tensor([[9.0, -6.0, 4.0, 5.0, -8.0, 3.0]]).double(), SPACING,
+                          torch.tensor([7.5] * 3))  # fmt: skip
+    moving = moved_by(batch.moving, start.float(), None)
+    where = voxel_coordinates(batch.shape)
+    truth = apply_affine(torch.linalg.inv(start).float(), where) - where
+    apart = replace(batch, moving=moving, truth=truth)
+    seen = []
+
+    def watched(fixed, moved):
+        seen.append(moved)
+        return taught(fixed, moved)
+
+    with torch.no_grad():
+        torch.manual_seed(0)
+        figures = system.examine(watched, apart)
+    assert figures["correlation"] > 0.8 and figures["score"] > 0.3
+    views = torch.cat(seen)
+    inner = (slice(None), slice(None), *(slice(4, -4),) * 3)
+    off = (views - batch.moving)[inner].abs().mean(dim=(1, 2, 3, 4))
+    assert 3 * off[0] < off[-1], "the first is aligned by the truth"
+
+
 def test_trained_by_the_trainer(tmp_path):
     from training_doubles import Blobs
 
@@ -370,6 +398,6 @@ def test_trained_by_the_trainer(tmp_path):
     source = system.source(Blobs(), tmp_path, Progress())
     settings = TrainingSettings(steps=6, validate_every=6, device="cpu")
     result = Trainer(system, source, settings, tmp_path).run()
-    assert result.ended == "complete" and "error_mm" in result.figures
+    assert result.ended == "complete" and "correlation" in result.figures
     batch = source.draw(1, torch.Generator().manual_seed(0))
     assert isinstance(batch, Batch) and batch.truth is not None
