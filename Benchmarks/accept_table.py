@@ -75,7 +75,9 @@ def section(system: str, content: dict[str, Any]) -> list[str]:
         lines.append(f"| {shown} | {len(found)} | " + " | ".join(cells) + " |")
     first = content["trainings"][0]
     seconds = np.mean([e["training_seconds"] for e in content["trainings"]])
-    lines += ["", f"{first['steps']} steps of one pair; a training took {seconds / 60:.0f} minutes "
+    batch = int(PLANS[system].variants["full"].settings.get("batch", 1))
+    pairs = "one pair" if batch == 1 else f"{batch} pairs"
+    lines += ["", f"{first['steps']} steps of {pairs}; a training took {seconds / 60:.0f} minutes "
               f"({first['machine']}); commit {first['commit']}."]  # fmt: skip
     checks = content.get("checks", [])
     if checks:
