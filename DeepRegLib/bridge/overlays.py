@@ -26,8 +26,8 @@ COLOR_ATTRIBUTE = "DeepReg.ColorMap"
 #: Attribute of a volume: the kind of map that it holds.
 KIND_ATTRIBUTE = "DeepReg.Map"
 
-#: Figures beside a legend: 0, half and the highest in mm; about 0, 1, 2 and 3 of determinants.
-_LABELS, _JACOBIAN_LABELS = 3, 4
+#: Figures beside a legend: 0, half and the highest in mm; determinants from -1 to 3.
+_LABELS, _JACOBIAN_LABELS = 3, 5
 #: Width and height of a legend as shares of the view; its text grows with them.
 _LEGEND_SIZE = (0.08, 0.35)
 
@@ -123,8 +123,7 @@ def _add_legend(
     if not hasattr(slicer, "vtkMRMLColorLegendDisplayNode"):
         return  # Slicer 4 has none.
     legend = slicer.vtkMRMLColorLegendDisplayNode()
-    title = color_map(kind).title if kind in KINDS else _title_of(kind)
-    legend.SetTitleText(title)
+    legend.SetTitleText(color_map(kind).title if kind in KINDS else _title_of(kind))
     legend.SetLabelFormat("%.1f" if kind == "jacobian" else "%g")
     legend.SetNumberOfLabels(_JACOBIAN_LABELS if kind == "jacobian" else _LABELS)
     legend.SetSize(*_LEGEND_SIZE)

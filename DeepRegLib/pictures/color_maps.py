@@ -19,9 +19,9 @@ from ..errors import InputError
 KINDS = ("jacobian", "uncertainty_mm", "error_mm")
 #: The determinant with the strongest red; its inverse has the strongest blue.
 JACOBIAN_LIMIT = 3.0
-#: The first of 255 steps is kept for what is not positive, 0 included. Few digits, as a scene file
-#: keeps six.
-_JACOBIAN_LOW = -0.0118
+#: The first steps of 255 are kept for what is not positive, 0 included, so that a legend shows what
+#: folds have for a color. Few digits, as a scene file keeps six.
+_JACOBIAN_LOW, _FOLDED = -0.9843, 63
 #: Volume changes below this factor are transparent. (Slice views of Slicer know no half-transparent
 #: colors: what is not quite transparent is opaque.)
 _CLEAR = 1.1
@@ -125,7 +125,7 @@ def _table(kind: str) -> NDArray[np.uint8]:
         log = np.log(np.maximum(middle, 1e-6))
         table[:, :3] = _interpolated(_DIVERGING, 0.5 + log / math.log(JACOBIAN_LIMIT) / 2)
         table[:, 3] = np.where(np.abs(log) < math.log(_CLEAR), 0, 255)
-        table[0] = (*_FOLD, 255)
+        table[:_FOLDED] = (*_FOLD, 255)
     else:
         stops = _VIRIDIS if kind == "uncertainty_mm" else _INFERNO
         table[:, :3] = _interpolated(stops, np.linspace(0, 1, 256))
