@@ -21,8 +21,12 @@ from .transforms import displacement_of, warp_content
 
 #: Role by which a transform refers to the mean and then to the modes, in their order.
 MODES_ROLE = "DeepReg.Population.Modes"
+#: Role by which they refer back to it.
+_OWNER_ROLE = "DeepReg.Population.Transform"
 #: Attribute that tells how many they are: references to deleted nodes go without a trace.
 _COUNT_ATTRIBUTE = "DeepReg.Population.ModeCount"
+#: Attribute of the mean and the modes: their number.
+_NUMBER_ATTRIBUTE = "DeepReg.Population.Mode"
 
 
 class Modes:
@@ -107,7 +111,9 @@ def keep_modes(
         kept.SetHideFromEditors(True)
         kept.SetAndObserveTransformFromParent(warp_content(np.eye(4), field, modes.grid, 0))
         kind = f"mode {number}" if number else "mean"
+        kept.SetAttribute(_NUMBER_ATTRIBUTE, str(number))
         add_node(scene, kept, f"{fixed.GetName()} {kind} (kept)")
+        kept.SetNodeReferenceID(_OWNER_ROLE, node.GetID())
         node.AddNodeReferenceID(MODES_ROLE, kept.GetID())
     node.SetAttribute(_COUNT_ATTRIBUTE, str(modes.count + 1))
 
@@ -131,6 +137,15 @@ def mode_nodes(node: slicer.vtkMRMLTransformNode) -> list[slicer.vtkMRMLTransfor
     count = node.GetNumberOfNodeReferences(MODES_ROLE)
     found = [node.GetNthNodeReference(MODES_ROLE, n) for n in range(count)]
     return [one for one in found if one is not None]
+
+
+def remove_orphans(scene: slicer.vtkMRMLScene) -> None:
+    """Removes modes whose transform was deleted; not to be called while a scene is read."""
+    name = "vtkMRMLGridTransformNode"
+    nodes = [scene.GetNthNodeByClass(n, name) for n in range(scene.GetNumberOfNodesByClass(name))]
+    for node in nodes:
+        if node.GetAttribute(_NUMBER_ATTRIBUTE) and node.GetNodeReference(_OWNER_ROLE) is None:
+            scene.RemoveNode(node)
 
 
 def undo_of_modes(node: slicer.vtkMRMLTransformNode) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..job import JobEvent
 from .extras import undo_of
 from .frames import Start, initial_steps
-from .modes import Modes, keep_modes, mode_nodes, undo_of_modes
+from .modes import Modes, keep_modes, mode_nodes, remove_orphans, undo_of_modes
 from .outcome import load
 from .preflight import Finding, volume_faults
 from .preflight_regions import Remark
@@ -193,6 +193,7 @@ def place_population(
         raise
     for old in replaced:
         scene.RemoveNode(old)
+    remove_orphans(scene)
     return Population(node, shown, modes, report)
 
 

@@ -206,6 +206,22 @@ def test_modes_of_which_one_is_gone_are_not_there(scene, fixed, people):
     assert kept.kept_modes(found.transform).count == 1 and mean.GetScene() is None
 
 
+def test_modes_go_when_their_transform_is_gone(scene, fixed, people, tmp_path):
+    found = examined(scene, fixed, people)
+    old, count = kept.mode_nodes(found.transform), len(ids(scene))
+    other = mrml.add_volume(scene, "Other", mrml.volume_array(fixed), mrml.grid_of(fixed))
+    again = examined(scene, other, people)
+    assert len(ids(scene)) > count + 4
+    assert all(node.GetScene() is scene for node in old), "each population has its own"
+    scene.RemoveNode(found.transform)
+    assert examined(scene, other, people).transform is again.transform
+    assert all(node.GetScene() is None for node in old)
+    opened = mrml.open_scene(mrml.save_scene(scene, tmp_path / "saved"))
+    kept.remove_orphans(opened)
+    node = opened.GetFirstNodeByName(again.transform.GetName())
+    assert kept.kept_modes(node).count == 1
+
+
 def test_what_does_not_fit_is_said_and_changes_nothing(scene, fixed, people, monkeypatch):
     before = ids(scene)
     with pytest.raises(InputError, match="at least three"):
