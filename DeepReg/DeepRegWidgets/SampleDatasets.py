@@ -7,8 +7,6 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from .Layers import showLayers
-
 _ICONS = Path(__file__).resolve().parent.parent / "Resources" / "Icons"
 CATEGORY = "DeepReg"
 #: Name in the scene, file: fixed first.
@@ -60,6 +58,8 @@ def sampleFile(name: str) -> Path:
 
 
 def _loadAndShow(pairs) -> list:
+    from .Layers import showLayers  # the samples are registered when Slicer starts
+
     nodes = [_load(*pair) for pair in pairs]
     showLayers(
         background=nodes[0], foreground=nodes[1] if len(nodes) > 1 else None,

@@ -15,7 +15,7 @@ import vtk
 from numpy.typing import NDArray
 
 from ..geometry.grid import Grid
-from .overlays import colored_as
+from .overlays import COLOR_ATTRIBUTE, colored_as
 from .request import RegistrationRequest
 from .scene import place_beside
 from .structures import (
@@ -160,8 +160,14 @@ def replace_map(
     """Gives a map's values and place to a node that was there before, with the scale of colors."""
     shown = made.GetDisplayNode() if colored_as(kind) else None
     scale = None if shown is None else (shown.GetWindow(), shown.GetLevel())
+    table = None if shown is None else shown.GetColorNodeID()
     node = replace_volume(scene, made, before)
     if scale is not None:
         # The colors of a map mean millimeters: a kept node gets the scale of its new values.
-        node.GetDisplayNode().SetWindowLevel(*scale)
+        display = node.GetDisplayNode()
+        display.SetWindowLevel(*scale)
+        kept = display.GetColorNode()
+        if kept is not None and kept.GetAttribute(COLOR_ATTRIBUTE) is not None:
+            # A table of ours from an older scene may lie differently; one of the user's stays.
+            display.SetAndObserveColorNodeID(table)
     return node

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
 from numpy.typing import NDArray
+from vtk.util.numpy_support import vtk_to_numpy
 
 from ..geometry.grid import Grid
 from ..pictures.color_maps import KINDS, ColorMap, color_map
@@ -99,9 +101,7 @@ def color_node(scene: slicer.vtkMRMLScene, kind: str) -> slicer.vtkMRMLColorTabl
     colors = color_map(kind)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
-        if node.GetAttribute(COLOR_ATTRIBUTE) == kind and node.GetNumberOfColors() == len(
-            colors.table
-        ):
+        if node.GetAttribute(COLOR_ATTRIBUTE) == kind and _holds(node, colors):
             return node
     return _add_color_node(scene, colors)
 
@@ -120,8 +120,6 @@ def _add_legend(
     scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLScalarVolumeNode, kind: str
 ) -> None:
     """Adds a color legend, as the module Colors does: one more display node of the volume."""
-    if not hasattr(slicer, "vtkMRMLColorLegendDisplayNode"):
-        return  # Slicer 4 has none.
     legend = slicer.vtkMRMLColorLegendDisplayNode()
     legend.SetTitleText(color_map(kind).title if kind in KINDS else _title_of(kind))
     legend.SetLabelFormat("%.1f" if kind == "jacobian" else "%g")
@@ -145,6 +143,15 @@ def _millimeters() -> slicer.vtkCodedEntry:
     unit = slicer.vtkCodedEntry()
     unit.SetValueSchemeMeaning("mm", "UCUM", "millimeter")
     return unit
+
+
+def _holds(node: slicer.vtkMRMLColorTableNode, colors: ColorMap) -> bool:
+    """Tells whether a table has these colors; one of an older scene may lie differently."""
+    if node.GetNumberOfColors() != len(colors.table):
+        return False
+    held = vtk_to_numpy(node.GetLookupTable().GetTable()).astype(int)
+    # A scene file keeps few digits.
+    return bool(np.abs(held - colors.table).max() <= 1)
 
 
 def _add_color_node(scene: slicer.vtkMRMLScene, colors: ColorMap) -> slicer.vtkMRMLColorTableNode:

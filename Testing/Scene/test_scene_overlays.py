@@ -8,6 +8,7 @@ slicer = pytest.importorskip("slicer", reason="needs the package slicer-core (th
 from vtk.util.numpy_support import vtk_to_numpy
 
 from DeepRegLib.bridge import mrml, overlays
+from DeepRegLib.bridge.extras import replace_map
 from DeepRegLib.bridge.volumes import replace_volume
 from DeepRegLib.errors import GeometryError, InputError
 from DeepRegLib.pictures.color_maps import KINDS, color_map
@@ -123,6 +124,30 @@ def test_a_saved_scene_shows_the_same(scene, tools, fixed, tmp_path):
     overlays.add_map_volume(opened, "again", values, grid, "jacobian")
     assert len(our_tables(opened)) == len(KINDS)
     opened.Clear(True)
+
+
+def test_a_table_of_an_older_scene_is_not_taken(scene, tools, fixed):
+    """Its colors lie differently along the values: kept volume would look like growth."""
+    grid = tools.make_grid("ras")
+    old = overlays.color_node(scene, "jacobian")
+    for index in range(1, 63):
+        old.SetColor(index, str(index), 0.0, 0.2, 0.5, 1.0)
+    values = np.ones(grid.shape, np.float32)
+    values[0] = 0.5
+    before = overlays.add_map_volume(scene, "J", values, grid, "jacobian", fixed)
+    new = before.GetDisplayNode().GetColorNode()
+    assert new is not old and overlays.color_node(scene, "jacobian") is new
+    before.GetDisplayNode().SetAndObserveColorNodeID(old.GetID())
+    made = overlays.add_map_volume(scene, "J", values, grid, "jacobian", fixed)
+    kept = replace_map(scene, made, before, "jacobian")
+    assert kept is before and kept.GetDisplayNode().GetColorNode() is new
+    gray = slicer.vtkMRMLColorTableNode()
+    gray.SetTypeToGrey()
+    scene.AddNode(gray)
+    kept.GetDisplayNode().SetAndObserveColorNodeID(gray.GetID())
+    made = overlays.add_map_volume(scene, "J", values, grid, "jacobian", fixed)
+    replace_map(scene, made, kept, "jacobian")
+    assert kept.GetDisplayNode().GetColorNode() is gray, "the user's choice stays"
 
 
 def legend_of(node):
