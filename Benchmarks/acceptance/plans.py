@@ -207,8 +207,8 @@ PLANS: dict[str, Plan] = {
     ),
     "faim": Plan(
         {"full": Variant(), "without penalty": Variant({"folding": 0.0}),
-         "vxm": Variant({"smoothness": 0.05}, "vxm")},
-        _faim, steps=1500,
+         "vxm": _VXM},
+        _faim,
     ),
     "icnet": Plan(
         {"full": Variant(), "without inverse consistency": Variant({"inverse_consistency": 0.0}),

@@ -77,7 +77,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="smoothness",
-            default=0.1,
+            default=0.3,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared differences of neighboring displacements; mse needs less.",
