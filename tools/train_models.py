@@ -28,12 +28,12 @@ RECIPE: dict[str, Any] = {
 #: Steps, parameters and settings of each system, where they differ from the usual ones.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "vxm": {"steps": 1500},
-    "vxm_prob": {"steps": 1500},
-    "faim": {"steps": 1200},
+    "vxm_prob": {"steps": 3000},
+    "faim": {"steps": 1500},
     "icnet": {"steps": 1200},
     "dlir": {"steps": 1500},
     "dual_prnet": {"steps": 1000},
-    "pmrn": {"steps": 800},
+    "pmrn": {"steps": 1000},
 }
 
 
