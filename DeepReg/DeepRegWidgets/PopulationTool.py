@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from DeepRegLib.bridge.modes import kept_modes
+from DeepRegLib.bridge.modes import kept_modes, mode_nodes
 from DeepRegLib.bridge.population import (
     FIXED_ROLE,
     SHOWN_ROLE,
@@ -50,11 +50,11 @@ class PopulationTool(ToolPart):
         self._onShow = onShow
         self._asked = None
         self._follower = Follower({"populationFixed": "fixedVolume"})
-        self.data = PopulationData(ui, self.check)
+        self.data = PopulationData(ui, self.update)
         self.sliders = ModeSliders(
             ui.populationModesBox, self._onMove, ui.populationSubjectsTable.clearSelection
         )
-        #: What moves a transform along its modes, by the ID of the transform.
+        #: What moves a transform along its modes (see `_identity`).
         self._modes = {}
         self._rows, self._shown = [], None
         ui.populationFixedSelector.setMRMLScene(slicer.mrmlScene)
@@ -102,7 +102,7 @@ class PopulationTool(ToolPart):
 
     def take(self, outcome):
         """Shows the ranking, and the mean of the subjects in the views."""
-        self._modes[outcome.transform.GetID()] = outcome.modes
+        self._modes = {_identity(outcome.transform): outcome.modes}
         self._shown = None
         self._asked.populationResult = outcome.transform
         self._log(_("Added {name}").format(name=outcome.transform.GetName()))
@@ -183,7 +183,7 @@ class PopulationTool(ToolPart):
         modes = self._modesOf(transform)
         ui.populationModesBox.visible = ui.populationResetButton.visible = modes is not None
         ui.populationShowButton.enabled = transform.GetNodeReference(SHOWN_ROLE) is not None
-        key = (transform.GetID(), modes is not None)
+        key = (_identity(transform), modes is not None)
         if key == self._shown:
             return
         self._shown = key
@@ -217,16 +217,17 @@ class PopulationTool(ToolPart):
     def _onSubject(self, row, column) -> None:
         """Goes to where a subject lies along the modes."""
         transform = self._node.populationResult
-        if transform is not None and transform.GetID() in self._modes:
+        if transform is not None and self._modesOf(transform) is not None:
             self.sliders.show(self._rows[row]["coefficients"])
 
     def _modesOf(self, transform):
         """Returns what moves a transform; after a scene was opened, made of what it has kept."""
-        if transform.GetID() not in self._modes:
+        key = _identity(transform)
+        if key not in self._modes:
             kept = kept_modes(transform)
             if kept is not None:
-                self._modes[transform.GetID()] = kept
-        return self._modes.get(transform.GetID())
+                self._modes[key] = kept
+        return self._modes.get(key)
 
     def _onReset(self, checked=False) -> None:
         self._ui.populationSubjectsTable.clearSelection()
@@ -234,7 +235,7 @@ class PopulationTool(ToolPart):
 
     def _onMove(self, values) -> None:
         transform = None if self._node is None else self._node.populationResult
-        modes = None if transform is None else self._modes.get(transform.GetID())
+        modes = None if transform is None else self._modesOf(transform)
         if modes is not None:
             modes.move(transform, values)
 
@@ -255,6 +256,11 @@ class PopulationTool(ToolPart):
             hasViews = slicer.app.layoutManager() is not None
             showLayers(background=fixed, foreground=None, fit=True, rotateToVolumePlane=hasViews)
         showLayers(background=volume, foreground=None)
+
+
+def _identity(transform) -> tuple:
+    """Returns the IDs of a transform and of its modes, which an examination makes anew."""
+    return (transform.GetID(), *(node.GetID() for node in mode_nodes(transform)))
 
 
 def _summary(report) -> str:

@@ -263,3 +263,23 @@ def test_from_the_console(panel, people):
     at_mean = there(found.transform)
     found.move(2.0)
     assert np.linalg.norm(there(found.transform) - at_mean) > 3.0
+
+
+def test_the_sliders_follow_an_examination_from_the_console(panel, people):
+    """The same transform has other modes then, and perhaps another number of them."""
+    import DeepReg
+
+    ui, (fixed, nodes) = panel.ui, people
+    ui.populationAllButton.click()
+    examine(panel)
+    transform, before = panel._parameterNode.populationResult, len(sliders(panel))
+    found = DeepReg.DeepRegLogic().population(fixed, nodes[:4], modes=1)
+    assert found.transform is transform and before > 1
+    desk.until(lambda: len(sliders(panel)) == 1, 3, "the sliders of the new modes")
+    at_mean = there(transform)
+    sliders(panel)[0].value = 1.5
+    desk.until(lambda: np.abs(there(transform) - at_mean).max() > 0.5, 3, "a move")
+    at_place = there(transform)
+    found.move(1.5)
+    np.testing.assert_allclose(there(transform), at_place, atol=0.1)
+    assert len(texts(ui.populationSubjectsTable)) == 4
