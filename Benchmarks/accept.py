@@ -5,7 +5,8 @@ Usage: python Benchmarks/accept.py SYSTEM [--seeds 0 1 2] [--only VARIANT] [--st
 Every training is one entry of results/acceptance/<system>.json; what is there is not trained again,
 and a training that was interrupted goes on. Trains on the fifteen people of
 `brain_t1_oasis/train_2mm` at 3 mm, tests on the four of `eval_1mm`. The thresholds stand in
-acceptance/plans.py. `python Benchmarks/accept_table.py` writes docs/acceptance.md.
+acceptance/plans.py. A system that needs no training is measured at once, always anew.
+`python Benchmarks/accept_table.py` writes docs/acceptance.md.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from acceptance import training
 from acceptance.cases import evaluation_pairs
 from acceptance.figures import Figures, demons, engine, measured, over_pairs
 from acceptance.measure import evaluate
-from acceptance.plans import Plan
-from acceptance.systems import MEASURES, PLANS
+from acceptance.plans import Check, Plan
+from acceptance.systems import MEASURES, PLANS, UNTRAINED
 from common import ORIGIN, RESULTS, rounded
 
 FOLDER = RESULTS / "acceptance"
@@ -113,8 +114,18 @@ def judge(system: str, plan: Plan, options: argparse.Namespace) -> bool:
         print(f"{system}: fewer than {SEEDS} seeds of {', '.join(lacking)}; nothing is judged")
         return False
     checks = plan.checks(rows, baselines())
-    content["checks"] = [vars(check) for check in checks]
-    keep(system, content)
+    return told(system, content, checks)
+
+
+def run_untrained(system: str) -> bool:
+    """Measures and judges a system that is not trained."""
+    rows, checks = UNTRAINED[system]()
+    return told(system, {"system": system, "origin": ORIGIN, "figures": rows}, checks)
+
+
+def told(system: str, content: dict[str, Any], checks: list[Check]) -> bool:
+    """Keeps and prints the checks; returns whether all are met."""
+    keep(system, {**content, "checks": [vars(check) for check in checks]})
     for check in checks:
         print(f"{'passed' if check.passed else 'FAILED'}  {check.text}: {check.reached}")
     return all(check.passed for check in checks)
@@ -123,7 +134,7 @@ def judge(system: str, plan: Plan, options: argparse.Namespace) -> bool:
 def main() -> None:
     """Runs the command line; the exit status is 1 where a check fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("system", choices=[*PLANS, "baselines"])
+    parser.add_argument("system", choices=[*PLANS, *UNTRAINED, "baselines"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="names of variants")
     parser.add_argument("--steps", type=int, help="steps of a training in place of the plan's")
@@ -131,6 +142,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.system in UNTRAINED:
+        sys.exit(0 if run_untrained(options.system) else 1)
     baselines()
     if options.system == "baselines":
         return

@@ -6,12 +6,12 @@ Usage: python Benchmarks/accept_table.py
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from acceptance.systems import PLANS
+from acceptance.systems import PLANS, UNTRAINED
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "Benchmarks" / "results" / "acceptance"
@@ -38,6 +38,11 @@ COLUMNS = (
     ("corner_voxel", "corner error voxel", "{:.2f}"),
     ("prediction_seconds", "s a pair", "{:.2f}"),
 )
+#: Kept, but not shown.
+UNSHOWN = (
+    "seconds", "pairs", "folds_count", "dice_shifted_before", "corner_before_voxel",
+    "known_error_mm", "known_initial_mm",
+)  # fmt: skip
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -55,35 +60,64 @@ def spread(values: Sequence[float], form: str) -> str:
     return text if low == high else f"{text} ({low} to {high})"
 
 
-def section(system: str, content: dict[str, Any]) -> list[str]:
-    """The tables of one system."""
-    rows: dict[str, list[dict[str, float]]] = {}
-    for entry in content["trainings"]:
-        rows.setdefault(entry["variant"], []).append(entry["figures"])
-    every = [row for found in rows.values() for row in found]
-    columns = [c for c in COLUMNS if any(c[0] in row for row in every)]
-    lines = ["", f"## {system}", "", "| training | seeds | "
-             + " | ".join(heading for _, heading, _ in columns) + " |",
-             "|---|---:|" + "---:|" * len(columns)]  # fmt: skip
-    for name in PLANS[system].variants:
-        if name not in rows:
-            continue
-        found = rows[name]
+def columns_of(rows: Sequence[Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """Key, heading and format of the figures that any row has, the usual ones first."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in UNSHOWN)
+    usual = [column for column in COLUMNS if column[0] in keys]
+    known = [key for key, _, _ in usual]
+    return usual + [(k, k.replace("_", " "), "{:.4g}") for k in keys if k not in known]
+
+
+def table(first: str, rows: Mapping[str, Sequence[Mapping[str, float]]], count: str) -> list[str]:
+    """A row with means for each of the kinds; `first` and `count` head the first columns."""
+    columns = columns_of([row for found in rows.values() for row in found])
+    headings = " | ".join(heading for _, heading, _ in columns)
+    lines = [f"| {first} | {count} | {headings} |", "|---|---:|" + "---:|" * len(columns)]
+    for name, found in rows.items():
         cells = [spread([row[key] for row in found], form) if key in found[0] else "–"
                  for key, _, form in columns]  # fmt: skip
-        shown = system if name == "full" else name
-        lines.append(f"| {shown} | {len(found)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def judged(content: Mapping[str, Any]) -> list[str]:
+    """The checks of a system; nothing if it was not judged yet."""
+    checks = content.get("checks", [])
+    if not checks:
+        return []
+    lines = ["", "| check | reached | |", "|---|---|---|"]
+    return lines + [f"| {c['text']} | {c['reached']} | {state(c)} |" for c in checks]
+
+
+def state(check: Mapping[str, Any]) -> str:
+    """Whether a check is met."""
+    return "met" if check["passed"] else "**not met**"
+
+
+def section(system: str, content: Mapping[str, Any]) -> list[str]:
+    """The tables of a system that is trained."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name in PLANS[system].variants:
+        found = [e["figures"] for e in content["trainings"] if e["variant"] == name]
+        if found:
+            rows[system if name == "full" else name] = found
     first = content["trainings"][0]
     seconds = np.mean([e["training_seconds"] for e in content["trainings"]])
     batch = int(PLANS[system].variants["full"].settings.get("batch", 1))
     pairs = "one pair" if batch == 1 else f"{batch} pairs"
-    lines += ["", f"{first['steps']} steps of {pairs}; a training took {seconds / 60:.0f} minutes "
-              f"({first['machine']}); commit {first['commit']}."]  # fmt: skip
-    checks = content.get("checks", [])
-    if checks:
-        lines += ["", "| check | reached | |", "|---|---|---|"]
-        lines += [f"| {c['text']} | {c['reached']} | {'met' if c['passed'] else '**not met**'} |"
-                  for c in checks]  # fmt: skip
+    return ["", f"## {system}", "", *table("training", rows, "seeds"), "",
+            f"{first['steps']} steps of {pairs}; a training took {seconds / 60:.0f} minutes "
+            f"({first['machine']}); commit {first['commit']}.", *judged(content)]  # fmt: skip
+
+
+def overview(contents: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """A row for each system with all its checks, or that it was not measured yet."""
+    lines = ["", "## All systems", "", "| system | checks met | reached |", "|---|---:|---|"]
+    for system, content in contents.items():
+        checks = (content or {}).get("checks", [])
+        texts = [f"{c['text']}: {c['reached']}, {state(c)}" for c in checks]
+        met = f"{sum(c['passed'] for c in checks)} of {len(checks)}" if checks else "–"
+        lines.append(f"| {system} | {met} | {'<br>'.join(texts) or 'not measured yet'} |")
     return lines
 
 
@@ -102,9 +136,13 @@ def main() -> None:
                 rest = [f"{row['folds_percent']:.4f}", f"{row['sdlogj']:.3f}",
                         f"{row['seconds']:.1f}"]  # fmt: skip
             lines.append(f"| {name} | {row['dice']:.4f} | " + " | ".join(rest) + " |")
-    for system in PLANS:
-        content = read(system)
-        if content and content["trainings"]:
+    contents = {system: read(system) for system in (*PLANS, *UNTRAINED)}
+    lines += overview(contents)
+    for system, content in contents.items():
+        if content and system in UNTRAINED:
+            lines += ["", f"## {system}", "", *table("cases", content["figures"], "number"),
+                      *judged(content)]  # fmt: skip
+        elif content and content["trainings"]:
             lines += section(system, content)
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")

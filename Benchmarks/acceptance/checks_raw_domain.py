@@ -1,24 +1,19 @@
 """What registration to raw data has to show: known warps against the zero-filled image, and PSNR.
 
-It is not trained, so there is no plan: `python -m acceptance.checks_raw_domain` in the folder of
-the benchmarks measures, judges, and writes results/acceptance/raw_domain.json. Brains are bent by
-known warps; frames of a heart stand for a scan that moves. Samples are simulated. The other method
-is local correlation with the image that has zeros in place of the samples that are missing, by the
-engine (`greedy`) in the same resolution.
+It is not trained, so there is no plan. Brains are bent by known warps; frames of a heart stand for
+a scan that moves. Samples are simulated. The other method is local correlation with the image that
+has zeros in place of the samples that are missing, by the engine (`greedy`) in the same resolution.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from common import ORIGIN, RESULTS, data_folder, register, rounded
+from common import data_folder, register, rounded
 from torch import Tensor
 
 from DeepRegLib.geometry.field import Field
@@ -156,34 +151,17 @@ def _mean(rows: Sequence[Figures], key: str) -> float:
     return float(np.mean([row[key] for row in rows]))
 
 
-def main() -> None:
-    """Measures and judges; the exit status is 1 where a check fails."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--count", type=int, default=6, help="cases of each kind")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def run(count: int = 6) -> tuple[dict[str, list[Figures]], list[Check]]:
+    """Measures and judges.
+
+    Args:
+        count: Cases of each kind.
+    """
     rows = {}
     for acceleration in ACCELERATIONS:
         for kind in (brains, hearts, beats):
             name = f"{kind.__name__} {acceleration:g}"
-            rows[name] = kind(options.count, acceleration)
+            rows[name] = kind(count, acceleration)
             told = {key: _mean(rows[name], key) for key in rows[name][0]}
             print(name, rounded(told), flush=True)
-    judged = checks(rows)
-    content = {
-        "system": "raw_domain",
-        "origin": ORIGIN,
-        "figures": rows,
-        "checks": [vars(check) for check in judged],
-    }
-    path = RESULTS / "acceptance" / "raw_domain.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded(content), indent=1) + "\n", encoding="utf-8")
-    for check in judged:
-        print(f"{'passed' if check.passed else 'FAILED'}  {check.text}: {check.reached}")
-    sys.exit(0 if all(check.passed for check in judged) else 1)
-
-
-if __name__ == "__main__":
-    main()
+    return rows, checks(rows)

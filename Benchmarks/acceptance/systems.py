@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from . import (
@@ -16,14 +17,16 @@ from . import (
     checks_istn,
     checks_label_reg,
     checks_quicksilver,
+    checks_raw_domain,
     checks_rl_deform,
     checks_rl_rigid,
     checks_ssemnet,
     measure,
     plans,
 )
+from .figures import Figures
 from .measure import Measure
-from .plans import Plan
+from .plans import Check, Plan
 
 
 def _label_reg() -> Plan:
@@ -58,6 +61,10 @@ PLANS: dict[str, Plan] = {
     "rl_deform": checks_rl_deform.PLAN,
     "rl_rigid": checks_rl_rigid.PLAN,
     "ssemnet": checks_ssemnet.PLAN,
+}
+#: Systems that are not trained: each measures its figures by kind of case, and judges them.
+UNTRAINED: dict[str, Callable[[], tuple[dict[str, list[Figures]], list[Check]]]] = {
+    "raw_domain": checks_raw_domain.run,
 }
 MEASURES: dict[str, Measure] = {
     **measure.EXTRA,
