@@ -34,6 +34,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "dlir": {"steps": 1500},
     "dual_prnet": {"steps": 1000},
     "pmrn": {"steps": 1000},
+    "error_map": {"steps": 2000},
+    "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
+    "cvae": {"steps": 2500},
+    "coop_ae": {"steps": 1500},
 }
 
 

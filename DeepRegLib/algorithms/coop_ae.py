@@ -26,6 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ParameterError
+from ..geometry.field import vector_lengths
 from ..losses import similarity
 from ..losses.kl_velocity import neighbor_energy
 from ..networks.blocks import channels_last, warped
@@ -273,7 +274,7 @@ class Algorithm(LearnedRegistration):
 
 def distance_mm(displacement: Tensor, rebuilt: Tensor, spacing_mm: float) -> Tensor:
     """Length of the difference of two displacements in voxels, (B, 1, *shape), in mm."""
-    return (displacement - rebuilt).norm(dim=1, keepdim=True) * spacing_mm
+    return vector_lengths(displacement - rebuilt) * spacing_mm
 
 
 def score_mm(away_mm: Tensor, fixed: Tensor) -> float:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..geometry.bspline import BSplineLattice
-from ..geometry.field import compose_displacements
+from ..geometry.field import compose_displacements, vector_lengths
 from ..geometry.sampling import sample, voxel_coordinates
 from ..losses import similarity
 from ..losses.bending import bending_energy
@@ -244,7 +244,7 @@ class Algorithm(LearnedRegistration):
         if run.latest is not run.displacement:
             coefficients = fitted_coefficients(lattice, displacement)
             spline = lattice.evaluate(coefficients)
-            apart = (spline - displacement).norm(dim=1) * spacing_mm
+            apart = vector_lengths(spline - displacement) * spacing_mm
             values = {"fit_mean_mm": float(apart.mean()), "fit_largest_mm": float(apart.max())}
             displacement = spline
         return Prediction(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from ..geometry.field import compose_displacements
+from ..geometry.field import compose_displacements, vector_lengths
 from ..losses import similarity
 from ..losses.kl_velocity import neighbor_energy
 from ..networks.blocks import Convolution, Head, resized_vectors, warped
@@ -154,7 +154,7 @@ class Algorithm(LearnedRegistration):
         field, flows = network(fixed, moving)
         size = fixed.shape[2]
         lengths = [
-            float(flow.detach().norm(dim=1).mean()) * (size / flow.shape[2]) * spacing_mm
+            float(vector_lengths(flow.detach()).mean()) * (size / flow.shape[2]) * spacing_mm
             for flow in flows
         ]
         return Prediction(displacement=field, values={"level_motion_mm": lengths})

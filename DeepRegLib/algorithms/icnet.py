@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..geometry.field import vector_lengths
 from ..losses import similarity
 from ..losses.folding import axis_folding
 from ..losses.inverse_consistency import inverse_consistency, inverse_residual
@@ -155,7 +156,7 @@ class Algorithm(LearnedRegistration):
     ) -> Prediction:
         """Registers one pair; the inverse is the field of the other direction."""
         forward, backward = _both(network, fixed, moving)
-        miss = inverse_residual(forward, backward).norm(dim=1, keepdim=True) * spacing_mm
+        miss = vector_lengths(inverse_residual(forward, backward)) * spacing_mm
         return Prediction(
             displacement=forward,
             inverse=backward,

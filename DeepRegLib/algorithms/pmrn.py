@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ParameterError
+from ..geometry.field import vector_lengths
 from ..geometry.sampling import resize_image
 from ..geometry.velocity import exponential
 from ..losses import similarity
@@ -211,7 +212,7 @@ class Algorithm(LearnedRegistration):
         shape = fixed.shape[2:]
         velocity = network.fuse([layer.mean for layer in layers])  # type: ignore[operator]
         lengths = [
-            float(layer.mean.detach().norm(dim=1).mean())
+            float(vector_lengths(layer.mean.detach()).mean())
             * spacing_mm
             * shape[0]
             / layer.mean.shape[2]

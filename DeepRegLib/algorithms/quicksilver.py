@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
+from ..geometry.field import vector_lengths
 from ..networks.blocks import channels_last, warped
 from ..networks.momentum_net import MomentumNetwork, at_least, cut, predicted, random_starts
 from ..registration.base import Progress
@@ -272,7 +273,7 @@ class Algorithm(LearnedRegistration):
         maps["moving_momentum"] = frame.on_images(momentum)
         values |= {
             "momentum_energy": end.energies[0],
-            "momentum_largest": float(momentum.norm(dim=1).max()),
+            "momentum_largest": float(vector_lengths(momentum).max()),
             "lattice": list(frame.lattice.shape),
             "lattice_spacing_mm": frame.lattice.grid.spacing_mm[0],
         }

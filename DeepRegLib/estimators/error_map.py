@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, ParameterError
+from ..geometry.field import vector_lengths
 from ..networks.blocks import channels_last, pair_input
 from ..networks.error_net import STEPS, ErrorNetwork
 from ..registration.base import ImagePair, Progress, Result
@@ -270,7 +271,7 @@ class Algorithm(LearnedRegistration):
     def error_mm(self, batch: Batch) -> Tensor:
         """Returns the length of the missing displacement, up to the largest, (B, 1, *shape)."""
         assert batch.truth is not None
-        length = batch.truth.norm(dim=1, keepdim=True) * batch.spacing_mm
+        length = vector_lengths(batch.truth) * batch.spacing_mm
         return length.clamp(max=float(self.values["largest_mm"]))
 
     def predict(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .field import Field
+from .field import Field, vector_lengths
 from .grid import Grid, Matrix, invert_matrix
 from .sampling import apply_matrix, resize_image, sample, voxel_coordinates
 from .transform import Transform
@@ -185,4 +185,4 @@ def round_trip_error_mm(transform: Transform, inverse: Transform, grid: Grid) ->
         back = apply_matrix(middle.voxel_to_voxel(grid, inverse.linear), there)
     offset = np.eye(4)
     offset[:3, :3] = grid.voxel_to_ras[:3, :3]
-    return apply_matrix(offset, back - start).norm(dim=1, keepdim=True)
+    return vector_lengths(apply_matrix(offset, back - start))

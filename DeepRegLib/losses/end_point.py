@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import GeometryError
+from ..geometry.field import vector_lengths
 
 
 def end_point_error(found: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -33,7 +34,7 @@ def end_point_error(found: Tensor, truth: Tensor, weight: Tensor | None = None) 
             f"Displacements are compared on one grid, but got {tuple(found.shape)} and "
             f"{tuple(truth.shape)}."
         )
-    distance = (found - truth).norm(dim=1, keepdim=True)
+    distance = vector_lengths(found - truth)
     if weight is None:
         return distance.mean()
     return (distance * weight).sum() / weight.sum().clamp(min=1e-6)

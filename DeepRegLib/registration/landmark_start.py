@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.affine import fit_points
-from ..geometry.field import Field
+from ..geometry.field import Field, vector_lengths
 from ..geometry.grid import Grid, Matrix, transform_points
 from ..geometry.sampling import apply_matrix, voxel_coordinates
 from ..geometry.transform import Transform
@@ -165,7 +165,7 @@ def _steepest(field: Tensor, grid: Grid) -> float:
     for axis, spacing in enumerate(grid.spacing_mm):
         if grid.shape[axis] > 1:
             change = torch.diff(field, dim=2 + axis)
-            slopes.append(float(change.norm(dim=1).max()) / spacing)
+            slopes.append(float(vector_lengths(change).max()) / spacing)
     return max(slopes)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry.field import Field
+from ..geometry.field import Field, vector_lengths
 from ..geometry.grid import Grid
 from ..geometry.momentum import Momentum, MomentumSpace
 from ..geometry.transform import Transform
@@ -187,7 +187,7 @@ def _direction(
 
 def _bounded(space: MomentumSpace, direction: Tensor, longest: float) -> Tensor:
     """Returns a direction whose velocity is at most so many voxels long; the first exactly."""
-    speed = float((space.velocity(direction) / space.spacing).norm(dim=1).max())
+    speed = float(vector_lengths(space.velocity(direction) / space.spacing).max())
     if longest == _FIRST_STEP or speed > longest:
         return direction * (longest / max(speed, 1e-20))
     return direction

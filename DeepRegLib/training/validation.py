@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..geometry.field import Field
+from ..geometry.field import Field, vector_lengths
 from ..geometry.grid import Grid
 from ..geometry.sampling import apply_matrix, sample, voxel_coordinates
 from ..metrics.overlap import dice_per_label, labels_present, mean_dice
@@ -135,7 +135,7 @@ def _figures(pair: Batch, prediction: Prediction, structures: frozenset[int]) ->
     figures |= {name: measured[name] for name in ("folds_percent", "sdlogj")}
     if pair.truth is not None:
         away = where - voxel_coordinates(pair.shape) - pair.truth.float()
-        error = away.square().sum(dim=1, keepdim=True).sqrt()[shown].mean()
+        error = vector_lengths(away)[shown].mean()
         figures["error_mm"] = float(error) * pair.spacing_mm
     return figures
 

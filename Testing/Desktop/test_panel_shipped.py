@@ -23,7 +23,7 @@ def _add(image, name):
 @pytest.mark.parametrize("path", shipped.MODELS, ids=lambda path: path.stem)
 def test_a_model_brings_a_volume_onto_another(panel, path):
     card = models.read_card(path)
-    pair, points, goal = shipped.known_pair()
+    pair, points, goal = shipped.pair_for(card.algorithm)
     fixed, moving = _add(pair.fixed, "Fixed brain"), _add(pair.moving, "Moving brain")
     panel.ui.fixedSelector.setCurrentNode(fixed)
     panel.ui.movingSelector.setCurrentNode(moving)

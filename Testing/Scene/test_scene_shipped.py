@@ -26,9 +26,9 @@ def worker(tmp_path_factory):
         yield worker
 
 
-def _volumes(scene):
+def _volumes(scene, system):
     """Both brains as nodes; oblique, anisotropic, on different grids."""
-    pair, *_ = shipped.known_pair()
+    pair, *_ = shipped.pair_for(system)
     return [
         mrml.add_volume(scene, name, image.data[0, 0].numpy(), image.grid)
         for name, image in (("Fixed", pair.fixed), ("Moving", pair.moving))
@@ -37,8 +37,8 @@ def _volumes(scene):
 
 @pytest.mark.parametrize("path", shipped.MODELS, ids=lambda path: path.stem)
 def test_a_model_brings_a_volume_onto_another(scene, worker, path):
-    fixed, moving = _volumes(scene)
     card = models.read_card(path)
+    fixed, moving = _volumes(scene, card.algorithm)
     request = RegistrationRequest(
         fixed, moving, f"+{card.algorithm}", "fast", {"model": card.name}, "cpu"
     )
@@ -46,7 +46,7 @@ def test_a_model_brings_a_volume_onto_another(scene, worker, path):
         worker.submit(collect(request).save(folder))
         outcome = place(scene, request, load(worker.wait(120), folder), Wanted())
     assert outcome.provenance["learned"][card.algorithm]["model"]["name"] == card.name
-    _, points, goal = shipped.known_pair()
+    _, points, goal = shipped.pair_for(card.algorithm)
     general = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, outcome.transform, general)
     found = map_points(general, points)

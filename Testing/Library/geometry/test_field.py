@@ -4,7 +4,7 @@ import torch
 from support import make_grid, smooth_displacement
 
 from DeepRegLib.errors import GeometryError
-from DeepRegLib.geometry.field import Field, compose_displacements, fade_window
+from DeepRegLib.geometry.field import Field, compose_displacements, fade_window, vector_lengths
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.jacobian import jacobian_determinant, spatial_gradient
 from DeepRegLib.geometry.velocity import exponential
@@ -165,3 +165,16 @@ def test_logarithm_undoes_the_exponential():
     before = (displacement - exponential(displacement)).abs().mean()
     # What remains is the interpolation of the squarings, which the exponential has as well.
     assert float((found - displacement).abs().mean()) < 0.35 * float(before)
+
+
+def test_lengths_are_those_of_norm_with_no_slope_at_zero():
+    vectors = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    vectors[:, :, 1, 2, 3] = 0.0
+    vectors.requires_grad_()
+    found = vector_lengths(vectors)
+    torch.testing.assert_close(found, vectors.norm(dim=1, keepdim=True), atol=1e-6, rtol=1e-6)
+    assert (found[:, :, 1, 2, 3] == 0.0).all()
+    found.sum().backward()
+    slope = vectors.grad
+    assert (slope[:, :, 1, 2, 3] == 0).all() and slope.isfinite().all()
+    torch.testing.assert_close(slope[:, :, 0].norm(dim=1), torch.ones(2, 5, 6))
