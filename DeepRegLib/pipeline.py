@@ -20,7 +20,7 @@ import torch
 from . import __version__, registry
 from .errors import InputError, OutOfMemoryError, ParameterError
 from .geometry.affine import fit_points
-from .geometry.field import Field
+from .geometry.field import Field, rim_motion
 from .geometry.grid import Grid
 from .geometry.inverse import invert
 from .geometry.sampling import Interpolation, apply_matrix, voxel_coordinates
@@ -287,7 +287,7 @@ def settled(transform: Transform, fixed: Grid) -> Transform:
     if transform.field is None:
         return transform
     field = transform.field.on_grid(fixed)
-    rim = _rim_motion(field)
+    rim = rim_motion(field.displacement)
     if rim > 0.0:
         field = field.faded(1 if rim < _STILL_VOXEL else max(4, int(np.ceil(2.0 * rim))))
     spline = transform.spline if rim < _STILL_VOXEL else None
@@ -303,7 +303,7 @@ def _split(initial: Transform | None, fixed: Grid) -> Transform | None:
     if initial is None or initial.field is None:
         return initial
     on_fixed = initial.field.on_grid(fixed)
-    if _rim_motion(on_fixed) < _STILL_VOXEL:
+    if rim_motion(on_fixed.displacement) < _STILL_VOXEL:
         return Transform(initial.linear, on_fixed)
     start = apply_matrix(fixed.voxel_to_ras, voxel_coordinates(fixed.shape, None, torch.float64))
     mapped = start + initial.to("cpu").displacement_ras_mm(fixed)
@@ -325,14 +325,6 @@ def _rim(shape: tuple[int, int, int]) -> torch.Tensor:
     inside = torch.zeros(shape, dtype=torch.bool)
     inside[tuple(slice(1, -1) if n > 2 else slice(None) for n in shape)] = True
     return ~inside
-
-
-def _rim_motion(field: Field) -> float:
-    """Returns the longest displacement in the outermost layer, in voxels."""
-    lengths = field.displacement[0].norm(dim=0)[
-        _rim(field.grid.shape).to(field.displacement.device)
-    ]
-    return float(lengths.max()) if lengths.numel() else 0.0
 
 
 def _circumstances(pair: ImagePair, rung: _Rung) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import ParameterError, WorkerError
-from .geometry.field import Field
+from .geometry.field import Field, vector_lengths
 from .geometry.jacobian import jacobian_determinant
 from .job import ArrayFile, Job, JobEvent
 from .registration.base import Image, Progress
@@ -135,7 +135,7 @@ def _motion(field: Field, subject: Image) -> dict[str, float]:
     """Returns how far the object of an image moves, in mm, and how much of it folds."""
     inside = object_region(subject)[0, 0].cpu()
     inside = inside if bool(inside.any()) else torch.ones_like(inside)
-    lengths: Tensor = field.to_ras_mm()[0].norm(dim=0)[inside]
+    lengths: Tensor = vector_lengths(field.to_ras_mm())[0, 0][inside]
     folded = (jacobian_determinant(field.displacement)[0] <= 0)[inside]
     return {
         "mean_mm": float(lengths.mean()),

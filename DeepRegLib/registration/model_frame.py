@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ..errors import GeometryError
 from ..geometry.grid import Grid
-from ..geometry.sampling import gaussian_smooth
+from ..geometry.sampling import gaussian_smooth, mask_voxels
 from ..geometry.transform import Transform
 from .base import Image
 from .preprocess import foreground, rescale_intensity
 
 #: Free space that a grid keeps around the object, in voxels.
 _MARGIN = 1
+#: Voxels that the extent of an object is measured with.
+_MOST_POINTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,10 @@ class ModelFrame:
 def _extent_ras(image: Image, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper RAS corner of the voxels that show the object."""
     inside = (foreground(image) if mask is None else mask > 0)[0, 0]
-    voxels = inside.nonzero().cpu().numpy()
+    voxels = mask_voxels(inside, _MOST_POINTS).cpu().numpy()
     if len(voxels) == 0:
         corners = image.grid.corners_ras()
         return corners.min(0), corners.max(0)
-    if len(voxels) > 200_000:
-        voxels = voxels[:: len(voxels) // 200_000 + 1]
     points = image.grid.to_ras(voxels)
     # A few bright voxels far away are no part of the object.
     return np.quantile(points, 0.001, axis=0), np.quantile(points, 0.999, axis=0)

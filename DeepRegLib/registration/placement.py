@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.bspline import BSpline, BSplineLattice
-from ..geometry.field import Field, fade_window
+from ..geometry.field import Field, fade_window, rim_motion
 from ..geometry.grid import Grid, Matrix, invert_matrix
 from ..geometry.inverse import invert
 from ..geometry.sampling import Interpolation, apply_matrix, voxel_coordinates
@@ -114,9 +114,7 @@ def _resting(displacement: Tensor, grid: Grid) -> Field:
 
     Nothing changes on the network's own grid. A fade over twice the motion cannot fold.
     """
-    lengths = displacement[0].float().norm(dim=0)
-    ends = [lengths.select(axis, end) for axis in range(3) for end in (0, -1)]
-    rim = max(float(end.max()) for end in ends)
+    rim = rim_motion(displacement.float())
     width = min(max(_LEAST_FADE, math.ceil(2.0 * rim)), _MOST_FADE)
     larger = F.pad(displacement.float(), [width] * 6, mode="replicate")
     window = fade_window(larger.shape[2:], width, larger.device)

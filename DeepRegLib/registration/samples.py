@@ -49,15 +49,21 @@ def sampling_weights(pair: ImagePair, fixed_mask: Tensor | None) -> Tensor:
     inside = foreground(pair.fixed)[0, 0]
     box = torch.zeros_like(inside)
     slices = []
-    for axis in range(3):
-        other = [a for a in range(3) if a != axis]
-        hits = inside.amax(dim=other[0]).amax(dim=other[1] - 1).nonzero()
-        size = inside.shape[axis]
-        low, high = (0, size) if len(hits) == 0 else (int(hits.min()), int(hits.max()) + 1)
+    for size, (low, high) in zip(inside.shape, _ends(inside)):
         margin = max(1, (high - low) // 10)
         slices.append(slice(max(0, low - margin), min(size, high + margin)))
     box[tuple(slices)] = True
     return box[None, None].float()
+
+
+def _ends(inside: Tensor) -> list[tuple[int, int]]:
+    """Where a mask (D, H, W) begins and ends along each axis; the whole axis if it is empty."""
+    ends = []
+    for axis, size in enumerate(inside.shape):
+        other = [a for a in range(3) if a != axis]
+        hits = inside.amax(dim=other[0]).amax(dim=other[1] - 1).nonzero()
+        ends.append((int(hits.min()), int(hits.max()) + 1) if len(hits) else (0, size))
+    return ends
 
 
 def draw_points(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -66,10 +72,11 @@ def draw_points(weights: Tensor, count: int, generator: torch.Generator) -> Tens
     The jitter avoids the grid artefacts of mutual information (Tsao 2003,
     doi:10.1109/TMI.2003.812259).
     """
-    voxels = weights[0, 0].nonzero().cpu()
+    inside = weights[0, 0].flatten().nonzero()[:, 0].cpu()
     # In the order of the memory, which samples faster.
-    chosen = torch.randint(len(voxels), (count,), generator=generator).sort().values
-    points = voxels[chosen].float() + torch.rand(count, 3, generator=generator) - 0.5
+    chosen = inside[torch.randint(len(inside), (count,), generator=generator).sort().values]
+    voxels = torch.stack(torch.unravel_index(chosen, weights.shape[2:]), dim=1)
+    points = voxels.float() + torch.rand(count, 3, generator=generator) - 0.5
     return points.T.reshape(1, 3, -1, 1, 1)
 
 
@@ -101,10 +108,9 @@ def lattice_points(
         moving: What `Samples` says of the moving image.
     """
     shape = level.grid.shape
-    inside = weights[0, 0].nonzero().cpu()
     box = []
-    for axis, (size, whole) in enumerate(zip(shape, weights.shape[2:])):
-        low, high = int(inside[:, axis].min()), int(inside[:, axis].max()) + 1
+    ends = _ends(weights[0, 0] > 0)
+    for size, whole, (low, high) in zip(shape, weights.shape[2:], ends):
         start = low * size // whole
         box.append((start, max(1, -(-high * size // whole) - start)))
     data, mask = level.data, resize_image(weights, shape) if masked else None

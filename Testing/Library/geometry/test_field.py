@@ -4,7 +4,13 @@ import torch
 from support import make_grid, smooth_displacement
 
 from DeepRegLib.errors import GeometryError
-from DeepRegLib.geometry.field import Field, compose_displacements, fade_window, vector_lengths
+from DeepRegLib.geometry.field import (
+    Field,
+    compose_displacements,
+    fade_window,
+    rim_motion,
+    vector_lengths,
+)
 from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.jacobian import jacobian_determinant, spatial_gradient
 from DeepRegLib.geometry.velocity import exponential
@@ -178,3 +184,17 @@ def test_lengths_are_those_of_norm_with_no_slope_at_zero():
     slope = vectors.grad
     assert (slope[:, :, 1, 2, 3] == 0).all() and slope.isfinite().all()
     torch.testing.assert_close(slope[:, :, 0].norm(dim=1), torch.ones(2, 5, 6))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_motion_of_the_rim_is_the_longest_in_any_outermost_layer(axis):
+    displacement = torch.zeros(1, 3, 6, 5, 7)
+    displacement[0, :, 2, 2, 3] = 9.0
+    assert rim_motion(displacement) == 0.0
+    place = [2, 2, 3]
+    for end in (0, -1):
+        place[axis] = end
+        displacement[(0, slice(None), *place)] = torch.tensor([3.0 + end, 0.0, 4.0])
+    assert rim_motion(displacement) == pytest.approx(5.0)
+    flat = torch.ones(1, 3, 6, 5, 1)
+    assert rim_motion(flat) == pytest.approx(3**0.5) and rim_motion(flat[:, :, :2, :2]) == 0.0

@@ -144,3 +144,11 @@ def test_a_matrix_takes_points_straight_to_the_grid():
     onto = torch.from_numpy(sampling.sampling_matrix(matrix, shape)).float()
     fast = points[0, :, :, 0, 0].T @ onto[:3, :3].T + onto[:3, 3]
     torch.testing.assert_close(fast, slow[0, :, 0, 0])
+
+
+def test_voxels_of_a_mask_in_the_order_of_the_memory(generator):
+    inside = torch.rand(SHAPE, generator=generator) > 0.4
+    found = sampling.mask_voxels(inside)
+    assert torch.equal(found, inside.nonzero())
+    assert torch.equal(sampling.mask_voxels(inside, len(found) // 3), inside.nonzero()[::3])
+    assert len(sampling.mask_voxels(torch.zeros(SHAPE), 5)) == 0

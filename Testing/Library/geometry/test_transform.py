@@ -7,6 +7,7 @@ from DeepRegLib.errors import GeometryError
 from DeepRegLib.geometry import inverse as inverse_module
 from DeepRegLib.geometry.affine import rotation_from_vector
 from DeepRegLib.geometry.field import Field
+from DeepRegLib.geometry.grid import Grid
 from DeepRegLib.geometry.inverse import invert, invert_displacement, round_trip_error_mm
 from DeepRegLib.geometry.sampling import voxel_coordinates
 from DeepRegLib.geometry.transform import Transform
@@ -62,6 +63,23 @@ def test_warping_a_function_of_ras_evaluates_it_at_the_mapped_points(deformable,
     inner = (inner <= (np.array(moving_grid.shape) - 1) / 2).all(-1).reshape(fixed.shape)
     assert (inside & inner).mean() > 0.6
     assert np.abs(warped - expected)[inside & inner].max() < 2e-3
+
+
+def test_total_displacements_keep_their_digits_far_from_the_origin(linear):
+    """A scan of a phantom that lies meters away: large numbers cancel."""
+    grid = make_grid("oblique", (9, 11, 7), (1.5, 1.0, 2.0))
+    matrix = grid.voxel_to_ras.copy()
+    matrix[:3, 3] += (4000.0, -3000.0, 2500.0)
+    grid = Grid(grid.shape, matrix)
+    about = grid.center_ras
+    linear[:3, 3] += about - linear[:3, :3] @ about
+    transform = Transform(linear, Field(smooth_displacement(grid.shape, 2.5), grid))
+    found = transform.displacement_ras_mm(grid)
+    assert found.dtype == torch.float32
+    voxels = np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3)
+    points = grid.to_ras(voxels)
+    expected = transform.map_points_ras(points) - points
+    np.testing.assert_allclose(found[0].numpy().reshape(3, -1).T, expected, atol=1e-4)
 
 
 def test_total_displacement_rebuilds_the_same_map(deformable):
