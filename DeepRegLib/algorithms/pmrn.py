@@ -32,7 +32,7 @@ from ..geometry.field import vector_lengths
 from ..geometry.sampling import resize_image
 from ..geometry.velocity import exponential
 from ..losses import similarity
-from ..losses.kl_velocity import kl_velocity
+from ..losses.kl_velocity import kl_velocity, neighbor_energy
 from ..networks.blocks import Convolution, Head, resized_vectors, warped
 from ..networks.dual_stream import Stream
 from ..registration.learned import LearnedRegistration
@@ -117,7 +117,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="prior",
-            default=10.0,
+            default=60.0,
             minimum=1e-3,
             maximum=1e5,
             help="Precision of the differences of neighboring velocities; more is smoother.",
@@ -190,7 +190,8 @@ class Algorithm(LearnedRegistration):
         """Returns the terms of the objective; see `registration.trainable.Trainable`."""
         layers = network(batch.fixed, batch.moving)
         drawn = [layer.draw() for layer in layers]
-        moved = warped(batch.moving, self._displacement(network.fuse(drawn), batch.shape))  # type: ignore[operator]
+        fused = network.fuse(drawn)  # type: ignore[operator]
+        moved = warped(batch.moving, self._displacement(fused, batch.shape))
         options = {"radius": self.values["radius"]} if self.values["similarity"] == "lncc" else {}
         terms = {"similarity": similarity(self.values["similarity"], **options)(batch.fixed, moved)}
         chosen = list(zip(layers, drawn))
@@ -201,6 +202,8 @@ class Algorithm(LearnedRegistration):
             terms["feature"] = self.values["feature"] * torch.stack(apart).sum()
         prior = self.values["prior"]
         far = [kl_velocity(layer.mean, layer.log_variance, prior) for layer, _ in chosen]
+        # The fusion adds what no posterior accounts for; the prior holds for it alike.
+        far.append(0.5 * prior * neighbor_energy(fused))
         terms["divergence"] = self.values["divergence"] * torch.stack(far).sum()
         return terms
 
