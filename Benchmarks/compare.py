@@ -2,6 +2,7 @@
 
 Usage: python Benchmarks/compare.py [--peers ants greedy:wncc-sv] [--data brains lung] [--pairs N]
            [--device cuda]
+       python Benchmarks/compare.py --peers learned --data brains    (the models that come along)
 
 Every peer is installed into an environment of its own (build/peers), registers in a process of its
 own (peers/run_<peer>.py) and is measured by the same code (peers/evaluate.py). Each data set, pair
@@ -40,6 +41,11 @@ OURS = (
     "deepreg:rigid+affine+greedy:balanced",
     "deepreg:rigid+affine+syn:balanced",
 )
+#: Systems with a model that comes with DeepReg: alone, and refined by the engine.
+TRAINED = ("vxm", "vxm_prob", "faim", "icnet", "dlir", "dual_prnet", "pmrn")
+LEARNED = tuple(
+    f"deepreg:rigid+affine+{key}{rest}" for key in TRAINED for rest in (":balanced", "+greedy:fast")
+)
 SAME = (
     *OURS, "greedy:wncc-sv", "greedy:ncc", "ants:syn-quick", "ants:syn-mattes", "fireants:greedy",
     "fireants:syn", "convexadam:mind", "elastix:brain-mi", "elastix:default-ncc",
@@ -62,13 +68,14 @@ TAIL = 600
 
 
 def chosen_methods(dataset: str, wanted: Sequence[str] | None) -> list[str]:
-    """The methods to run: all, all of a named peer, or the very ones that are named.
+    """The methods to run: all, all of a named peer, `learned`, or the very ones that are named.
 
     Raises:
         SystemExit: If a name is no peer.
     """
     if not wanted:
         return list(METHODS[dataset])
+    wanted = [n for name in wanted for n in (LEARNED if name == "learned" else [name])]
     unknown = [name for name in wanted if name.partition(":")[0] not in PEERS]
     if unknown:
         sys.exit(f"There is no peer {', '.join(unknown)}; choose from {', '.join(PEERS)}.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare import LEARNED
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results" / "compare"
@@ -59,6 +60,8 @@ COLUMNS = (
     ("inverse_seconds", "+ inverse", "{:.0f}"),
     ("peak_memory_mb", "memory MB", "{:.0f}"),
 )
+#: The engine's methods that stand beside trained models.
+BESIDE = ("deepreg:rigid+affine+greedy:fast", "deepreg:rigid+affine+greedy:balanced")
 #: What a picture shows for accuracy, and whether more is better.
 ACCURACY = {
     "brains": ("dice", "mean Dice", True),
@@ -155,8 +158,15 @@ def name_of(method: str) -> str:
 def section(dataset: str, entries: Sequence[Entry], title: str = "", suffix: str = "") -> str:
     """The tables of one data set, best first, with what failed and where it was measured."""
     lines = [f"## {title or TITLES[dataset]}", ""]
-    for part in groups(entries):
+    trained = [entry for entry in entries if entry["method"] in LEARNED]
+    others = [entry for entry in entries if entry["method"] not in LEARNED]
+    for part in groups(others):
         lines += [*_table(dataset, part), ""]
+    if trained:
+        lines += ["The models that come with DeepReg, alone and refined, beside the engine:", ""]
+        for part in groups(trained):
+            engine = [entry for entry in others if entry["method"] in BESIDE]
+            lines += [*_table(dataset, [*part, *engine]), ""]
     lines += [*_failures(entries), *_origins(entries)]
     for kind in ("time", "smoothness"):
         if (FOLDER / f"{dataset}{suffix}_{kind}.png").exists():
