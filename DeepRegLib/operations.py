@@ -18,7 +18,7 @@ from .metrics.landmarks import tre_mm, tre_summary
 from .metrics.overlap import dice_per_label, hd95_per_label, labels_present, mean_dice
 from .metrics.regularity import inverse_consistency_mm, regularity
 from .registration.base import Image
-from .registration.preprocess import subsample
+from .registration.preprocess import quantiles, subsample
 
 INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "nearest", "bspline")
 #: A label map holds at most so many different whole numbers …
@@ -34,7 +34,7 @@ def background_value(image: Image) -> float:
     That is the 0.1st percentile: the air of a CT (about -1000), the 0 of a skull-stripped brain.
     A few odd voxels do not count. It is whole for images of whole numbers.
     """
-    low = float(torch.quantile(subsample(image.data[:, :1].float()), 0.001))
+    low = float(quantiles(subsample(image.data[:, :1].float()), [0.001])[0])
     return float(round(low)) if np.dtype(image.pixel_type).kind in "iub" else low
 
 

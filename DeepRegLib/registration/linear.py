@@ -24,7 +24,9 @@ from .preprocess import (
     make_level,
     mask_on_grid,
     pyramid,
+    quantiles,
     rescale_intensity,
+    subsample,
 )
 from .quasi_newton import minimize
 from .samples import (
@@ -357,7 +359,7 @@ def _rank(found: list[tuple[float, Matrix]]) -> list[Matrix]:
 
 def _ground(image: Tensor) -> float:
     """Brightness of the background, about."""
-    return float(image.quantile(0.02)) if image.numel() < 1e7 else float(image.min())
+    return float(quantiles(subsample(image), [0.02])[0])
 
 
 def _center_and_radius(pair: ImagePair) -> tuple[np.ndarray, float]:

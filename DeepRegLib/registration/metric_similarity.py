@@ -18,7 +18,7 @@ from ..models import ModelCard, find_model
 from ..networks.feature_autoencoder import FeatureAutoencoder, filled_up
 from ..networks.patch_metric import STRIDE, PatchMetric, bounded
 from ..networks.patch_sampling import near_object
-from .preprocess import otsu_threshold, subsample
+from .preprocess import otsu_threshold, quantiles, subsample
 
 #: System whose models give a similarity, by the name of the similarity.
 SYSTEMS = {"deep_metric": "deep_metric", "features": "ssemnet"}
@@ -103,7 +103,7 @@ class NetworkSimilarity(Similarity):
         if values.numel() == 0:
             return image
         shown = values[values > otsu_threshold(values)]
-        top = shown.quantile(_BRIGHTEST) if shown.numel() else values.max()
+        top = quantiles(shown, [_BRIGHTEST])[0] if shown.numel() else values.max()
         return (image / top.clamp(min=1e-6)).clamp(0.0, 1.0)
 
     def value_and_both_gradients(

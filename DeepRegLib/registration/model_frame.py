@@ -13,7 +13,7 @@ from ..geometry.grid import Grid
 from ..geometry.sampling import gaussian_smooth, mask_voxels
 from ..geometry.transform import Transform
 from .base import Image
-from .preprocess import foreground, rescale_intensity
+from .preprocess import foreground, quantiles, rescale_intensity
 
 #: Free space that a grid keeps around the object, in voxels.
 _MARGIN = 1
@@ -87,7 +87,7 @@ def normalized(image: Image) -> Tensor:
     data = image.data[:, :1].float()
     low = rescale_intensity(data, None, 0.001, 0.999)
     inside = foreground(Image(low, image.grid))
-    top = low[inside].quantile(0.99) if 0 < int(inside.sum()) <= 10_000_000 else low.max()
+    top = quantiles(low[inside], [0.99])[0] if 0 < int(inside.sum()) <= 10_000_000 else low.max()
     return (low / top.clamp(min=1e-6)).clamp_(0.0, 1.0)
 
 

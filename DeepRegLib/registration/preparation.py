@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ParameterError
 from ..geometry.sampling import gaussian_smooth, resize_image
 from .base import ImagePair
-from .preprocess import foreground, level_grid, subsample
+from .preprocess import foreground, level_grid, quantiles, subsample
 
 #: Width of the smooth field that `bias` removes, in mm, and the voxels that it is estimated on.
 _BIAS_MM, _BIAS_VOXEL_MM = 30.0, 4.0
@@ -26,8 +26,7 @@ def winsorize(pair: ImagePair) -> ImagePair:
     def cut(data: Tensor) -> Tensor:
         parts = []
         for channel in data.float().split(1, dim=1):
-            ends = torch.tensor([0.005, 0.995], device=data.device)
-            low, high = torch.quantile(subsample(channel), ends).tolist()
+            low, high = quantiles(subsample(channel), (0.005, 0.995)).tolist()
             parts.append(channel.clamp(low, high) if high > low else channel)
         return torch.cat(parts, dim=1)
 
@@ -44,9 +43,9 @@ def match_histogram(pair: ImagePair) -> ImagePair:
     moving = pair.moving.data[foreground(pair.moving).expand(pair.moving.data.shape)].float()
     if fixed.numel() < 2 or moving.numel() < 2:
         return pair
-    levels = torch.linspace(0.0, 1.0, _QUANTILES, device=fixed.device)
-    target = torch.quantile(subsample(fixed), levels).cpu().numpy()
-    source = torch.quantile(subsample(moving), levels).cpu().numpy()
+    levels = np.linspace(0.0, 1.0, _QUANTILES).tolist()
+    target = quantiles(subsample(fixed), levels).cpu().numpy()
+    source = quantiles(subsample(moving), levels).cpu().numpy()
     source, index = np.unique(source, return_index=True)
     target = target[index]
     if len(source) < 2:

@@ -31,6 +31,17 @@ def subsample(values: Tensor, most: int = _MOST_SAMPLES) -> Tensor:
     return flat[:: max(1, flat.numel() // most)]
 
 
+def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
+    """Returns quantiles of all elements of a tensor, interpolated linearly, float32 on its device.
+
+    On a CPU numpy finds them without sorting, several times as fast as torch.
+    """
+    flat = values.detach().float().reshape(-1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.quantile(flat.numpy(), levels).astype(np.float32))
+    return torch.quantile(flat, torch.tensor(levels, device=flat.device))
+
+
 def rescale_intensity(
     image: Tensor, mask: Tensor | None = None, low: float = 0.001, high: float = 0.999
 ) -> Tensor:
@@ -49,7 +60,7 @@ def rescale_intensity(
     for channel in image.float().split(1, dim=1):
         values = channel if mask is None else channel[mask > 0.5]
         values = subsample(values)
-        ends = torch.quantile(values, torch.tensor([low, high], device=values.device))
+        ends = quantiles(values, (low, high))
         if ends[1] <= ends[0]:
             # Sparse images (few bright voxels on a constant ground) have equal quantiles.
             ends = torch.stack([values.min(), values.max()])

@@ -14,7 +14,7 @@ from ..geometry.transform import Transform
 from .base import Image, ImagePair
 from .kspace import smooth_phase, whole_center
 from .model_frame import onto_frame
-from .preprocess import mask_on_grid, rescale_intensity, subsample
+from .preprocess import mask_on_grid, quantiles, rescale_intensity, subsample
 from .raw_data import RawData
 
 #: Quantile of a moving volume that counts as no signal.
@@ -62,7 +62,7 @@ def simulated_scan(pair: ImagePair, mask: Tensor) -> Scan:
     """
     moving, grid = pair.moving, pair.moving.grid
     data = moving.data[:, :1].float()
-    floor = float(torch.quantile(subsample(data), _NOTHING))
+    floor = float(quantiles(subsample(data), [_NOTHING])[0])
     inside = mask_on_grid(pair.moving_mask, grid, pair.device)
     if inside is None and pair.fixed_mask is not None:
         shown = (pair.fixed_mask.data[:, :1] > 0).float().to(pair.device)

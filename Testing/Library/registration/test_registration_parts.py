@@ -21,6 +21,7 @@ from DeepRegLib.registration.preprocess import (
     object_region,
     otsu_threshold,
     pyramid,
+    quantiles,
     rescale_intensity,
 )
 from DeepRegLib.registration.quasi_newton import minimize
@@ -51,6 +52,14 @@ def test_sparse_and_constant_images_rescale():
     sparse[0, 0, 5, 5, 5] = 7.0
     assert float(rescale_intensity(sparse).max()) == 1.0
     assert float(rescale_intensity(torch.full((1, 1, 4, 4, 4), 3.0)).abs().max()) == 0.0
+
+
+def test_quantiles_are_those_of_torch():
+    values = torch.randn(3, 1, 7, 11, generator=torch.Generator().manual_seed(2))
+    levels = [0.0, 0.013, 0.5, 0.99, 1.0]
+    found = quantiles(values, levels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.quantile(values, torch.tensor(levels)))
 
 
 def test_levels_keep_thick_slices_and_the_extent():
