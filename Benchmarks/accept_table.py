@@ -26,6 +26,10 @@ person or any label in training, unless it says so. Dice is the mean over 138 ma
 are over the seeds, with the range in brackets. The thresholds are those of
 `Benchmarks/acceptance/plans.py`, fixed before anything was trained.
 """
+SHIPPED = (
+    "Trained on images that are generated from label maps, on two cores, and tested on the same\n"
+    "pairs of real brains (`python Benchmarks/shipped.py`)."
+)
 COLUMNS = (
     ("dice", "Dice", "{:.4f}"),
     ("folds_percent", "folds %", "{:.5f}"),
@@ -110,6 +114,15 @@ def section(system: str, content: Mapping[str, Any]) -> list[str]:
             f"({first['machine']}); commit {first['commit']}.", *judged(content)]  # fmt: skip
 
 
+def come_along(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table of the models that come with DeepReg; nothing if none was measured."""
+    if not models:
+        return []
+    rows = {f"{name} ({entry['steps']} steps)": [entry["figures"]]
+            for name, entry in sorted(models.items())}  # fmt: skip
+    return ["", "## Models that come with DeepReg", "", SHIPPED, "", *table("model", rows, "trainings")]
+
+
 def overview(contents: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """A row for each system with all its checks, or that it was not measured yet."""
     lines = ["", "## All systems", "", "| system | checks met | reached |", "|---|---:|---|"]
@@ -136,6 +149,7 @@ def main() -> None:
                 rest = [f"{row['folds_percent']:.4f}", f"{row['sdlogj']:.3f}",
                         f"{row['seconds']:.1f}"]  # fmt: skip
             lines.append(f"| {name} | {row['dice']:.4f} | " + " | ".join(rest) + " |")
+    lines += come_along((read("shipped") or {}).get("models", {}))
     contents = {system: read(system) for system in (*PLANS, *UNTRAINED)}
     lines += overview(contents)
     for system, content in contents.items():
