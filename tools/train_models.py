@@ -35,8 +35,16 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "dual_prnet": {"steps": 1000},
     "pmrn": {"steps": 1000},
     # Half of the usual features, and four patches of four pairs: pairs take longer than patches.
-    "error_map": {"steps": 1500, "parameters": {"channels": (16, 32), "hidden": (256, 64),
-                  "patch": 28, "mixed": 4, "patches": 4}},
+    "error_map": {
+        "steps": 1500,
+        "parameters": {
+            "channels": (16, 32),
+            "hidden": (256, 64),
+            "patch": 28,
+            "mixed": 4,
+            "patches": 4,
+        },
+    },
     "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
     "cvae": {"steps": 2500},
     "coop_ae": {"steps": 1500},
