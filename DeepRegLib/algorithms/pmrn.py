@@ -117,7 +117,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="prior",
-            default=60.0,
+            default=20.0,
             minimum=1e-3,
             maximum=1e5,
             help="Precision of the differences of neighboring velocities; more is smoother.",
