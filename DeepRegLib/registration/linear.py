@@ -29,6 +29,7 @@ from .preprocess import (
     subsample,
 )
 from .quasi_newton import minimize
+from .remembered import Remembered
 from .samples import (
     Samples,
     draw_points,
@@ -51,6 +52,9 @@ _TURNED_MARGIN = 0.03
 _DIFFERENCE_MM = 1e-3
 #: Share of the points that must fall into the moving image.
 _LEAST_OVERLAP = 0.1
+
+#: Points and similarities of each level, by fixed image.
+_LEVELS: Remembered[tuple[list[Samples], list[Similarity]]] = Remembered()
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,17 @@ class LinearEngine:
         self, pair: ImagePair, initial: Transform
     ) -> tuple[list[Samples], list[Similarity]]:
         """Returns the points of each level, and what compares them there."""
+        if initial.field is not None:
+            return self._made_levels(pair, initial)
+        s = self._settings
+        # Rigid and affine stages look at the same points, unless the user sets them apart.
+        settings = (s.similarity, s.metric_model, s.samples, s.sizes, s.seed)
+        others = (pair.moving, pair.fixed_mask, pair.moving_mask)
+        return _LEVELS.get(pair.fixed, others, settings, lambda: self._made_levels(pair, initial))
+
+    def _made_levels(
+        self, pair: ImagePair, initial: Transform
+    ) -> tuple[list[Samples], list[Similarity]]:
         device = pair.device
         generator = torch.Generator().manual_seed(self._settings.seed)
         fixed_mask = mask_on_grid(pair.fixed_mask, pair.fixed.grid, device)
