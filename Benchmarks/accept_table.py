@@ -120,7 +120,8 @@ def come_along(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     rows = {f"{name} ({entry['steps']} steps)": [entry["figures"]]
             for name, entry in sorted(models.items())}  # fmt: skip
-    return ["", "## Models that come with DeepReg", "", SHIPPED, "", *table("model", rows, "trainings")]
+    title = "## Models that come with DeepReg"
+    return ["", title, "", SHIPPED, "", *table("model", rows, "trainings")]
 
 
 def overview(contents: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
