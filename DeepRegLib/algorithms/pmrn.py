@@ -99,7 +99,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="feature",
-            default=0.5,
+            default=0.25,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the difference of the features of both images; 0 switches it off.",
