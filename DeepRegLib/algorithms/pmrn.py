@@ -15,7 +15,7 @@ publication.
 
 What the publication leaves open is chosen here: both images pass the same weights; a head sees the
 moving features as the mean of the coarser resolution moves them, and adds to that mean; the fusion
-corrects the finest velocity.
+corrects the finest velocity, and the prior holds for what comes of it, too.
 """
 
 from __future__ import annotations
