@@ -201,10 +201,11 @@ class Algorithm(LearnedRegistration):
             apart = [self._apart(layer, velocity) for layer, velocity in chosen]
             terms["feature"] = self.values["feature"] * torch.stack(apart).sum()
         prior = self.values["prior"]
+        weight = self.values["divergence"]
         far = [kl_velocity(layer.mean, layer.log_variance, prior) for layer, _ in chosen]
+        terms["divergence"] = weight * torch.stack(far).sum()
         # The fusion adds what no posterior accounts for; the prior holds for it alike.
-        far.append(0.5 * prior * neighbor_energy(fused))
-        terms["divergence"] = self.values["divergence"] * torch.stack(far).sum()
+        terms["smoothness"] = weight * 0.5 * prior * neighbor_energy(fused)
         return terms
 
     def predict(

@@ -85,11 +85,25 @@ def test_fusion_begins_with_the_finest_velocity_and_sees_them_all():
 def test_ablations_leave_terms_out(values):
     system, network = build(spread=0.01, **values)
     terms = system.training_loss(network, Batch(*images(), 3.0))
-    expected = {"similarity", "feature", "divergence"}
+    expected = {"similarity", "feature", "divergence", "smoothness"}
     assert set(terms) == expected - ({"feature"} if values.get("feature") == 0.0 else set())
     terms["divergence"].backward()
     reached = [h.convolution.bias.grad is not None for h in network.log_variance]
     assert reached == [values.get("multilayer", True)] * 3 + [True]
+
+
+def test_the_prior_holds_for_the_fused_velocity():
+    """Whatever the posteriors are, what the fusion adds is kept smooth."""
+    system, network = build(spread=0.01)
+    rough = system.training_loss(network, Batch(*images(), 3.0))["smoothness"]
+    rough.backward()
+    assert network.fusion[1].convolution.weight.grad.abs().max() > 0
+    stiff, _ = build(spread=0.01, prior=2.0 * system.values["prior"])
+    torch.manual_seed(0)
+    one = system.training_loss(network, Batch(*images(), 3.0))["smoothness"]
+    torch.manual_seed(0)
+    other = stiff.training_loss(network, Batch(*images(), 3.0))["smoothness"]
+    assert other.item() == pytest.approx(2.0 * one.item(), rel=1e-5)
 
 
 def test_features_are_compared_whatever_their_size():
