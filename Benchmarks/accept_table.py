@@ -28,7 +28,7 @@ are over the seeds, with the range in brackets. The thresholds are those of
 """
 SHIPPED = (
     "Trained on images that are generated from label maps, on two cores, and tested on the same\n"
-    "pairs of real brains (`python Benchmarks/shipped.py`)."
+    "pairs of real brains (`python Benchmarks/shipped_models.py`)."
 )
 COLUMNS = (
     ("dice", "Dice", "{:.4f}"),

@@ -1,6 +1,6 @@
 """What the models that come with DeepReg do on real brains that they never saw.
 
-Usage: python Benchmarks/shipped.py [MODEL ...] [--threads N]
+Usage: python Benchmarks/shipped_models.py [MODEL ...] [--threads N]
 
 They are trained on images that are generated from label maps (`tools/train_models.py`), and tested
 here as the systems of the acceptance checks are: on the twelve ordered pairs of four people at
