@@ -107,7 +107,7 @@ def section(system: str, content: Mapping[str, Any]) -> list[str]:
             rows[system if name == "full" else name] = found
     first = content["trainings"][0]
     seconds = np.mean([e["training_seconds"] for e in content["trainings"]])
-    batch = int(PLANS[system].variants["full"].settings.get("batch", 1))
+    batch = int(next(iter(PLANS[system].variants.values())).settings.get("batch", 1))
     pairs = "one pair" if batch == 1 else f"{batch} pairs"
     return ["", f"## {system}", "", *table("training", rows, "seeds"), "",
             f"{first['steps']} steps of {pairs}; a training took {seconds / 60:.0f} minutes "
