@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import readme_table
 from compare import LEARNED
 
 HERE = Path(__file__).resolve().parent
@@ -350,6 +351,16 @@ def _write_names(figure: Any, axes: Any, points: dict[str, tuple[float, float]])
                       zorder=2)  # fmt: skip
 
 
+def _tell_users(entries: Sequence[Entry]) -> None:
+    """Writes the methods that have finished all pairs into the README, the best first."""
+    full = groups([entry for entry in entries if entry["method"] not in LEARNED])[0]
+    pairs = common_pairs(full)
+    found = means(full, pairs)
+    order = sorted(found, key=lambda method: -found[method]["dice"])
+    rows = {f"**{name_of(m)}**" if is_ours(m) else name_of(m): found[m] for m in order}
+    readme_table.write(HERE.parent / "README.md", rows, len(pairs))
+
+
 def main() -> None:
     """Draws all pictures and writes the page."""
     parts = [HEAD]
@@ -360,7 +371,10 @@ def main() -> None:
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
         title = TITLES[dataset] + (", on a GPU" if suffix else "")
         for kind in ("time", "smoothness"):
-            draw(dataset, groups(entries)[-1], kind, suffix)
+            untrained = [entry for entry in entries if entry["method"] not in LEARNED]
+            draw(dataset, groups(untrained)[-1], kind, suffix)
+        if (dataset, suffix) == ("brains", ""):
+            _tell_users(entries)
         parts.append(section(dataset, entries, title, suffix))
     (HERE / "COMPARISON.md").write_text("\n".join(parts), encoding="utf-8")
     print("wrote Benchmarks/COMPARISON.md")

@@ -23,6 +23,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "peers")]
 import compare
 import compare_table
 import protocol
+import readme_table
 from peers import environments, evaluate
 
 
@@ -249,3 +250,13 @@ class TestTable:
         for i, a in enumerate(boxes):
             for b in boxes[i + 1 :]:
                 assert not compare_table.overlapping(a, b)
+
+    def test_the_table_of_the_readme_is_written_between_its_marks(self):
+        rows = {"**ours**": {"dice": 0.71, "sdlogj": 0.31, "seconds": 8.4, "unsteady": 1.0}}
+        text = f"Title\n{readme_table.BEGIN}\nold\n{readme_table.END}\nrest"
+        once = readme_table.written(text, rows, 12)
+        assert "| **ours** | 0.710 | 0.31 | ~8 |" in once and "old" not in once
+        assert once.startswith("Title\n") and once.endswith("\nrest") and "12 pairs" in once
+        assert readme_table.written(once, rows, 12) == once
+        with pytest.raises(ValueError, match="README"):
+            readme_table.written("no marks", rows, 12)
