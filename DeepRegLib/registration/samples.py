@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.grid import Grid
-from ..geometry.sampling import apply_matrix, resize_image, voxel_coordinates
+from ..geometry.sampling import apply_matrix, resize_image, voxel_coordinates, voxels_at
 from ..geometry.transform import Transform
 from .base import ImagePair
 from .preprocess import Level, foreground
@@ -75,8 +75,8 @@ def draw_points(weights: Tensor, count: int, generator: torch.Generator) -> Tens
     inside = weights[0, 0].flatten().nonzero()[:, 0].cpu()
     # In the order of the memory, which samples faster.
     chosen = inside[torch.randint(len(inside), (count,), generator=generator).sort().values]
-    voxels = torch.stack(torch.unravel_index(chosen, weights.shape[2:]), dim=1)
-    points = voxels.float() + torch.rand(count, 3, generator=generator) - 0.5
+    points = voxels_at(chosen, weights.shape[2:]).float()
+    points = points + torch.rand(count, 3, generator=generator) - 0.5
     return points.T.reshape(1, 3, -1, 1, 1)
 
 

@@ -1,5 +1,9 @@
 import gc
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pairs
@@ -309,3 +313,20 @@ def test_the_provenance_names_the_model(tmp_path, monkeypatch):
     assert (
         "learned" not in pipeline.run(pairs.make_pair(), "rigid", "fast", device="cpu").provenance
     )
+
+
+def test_a_registration_imports_nothing_that_takes_long():
+    """Some functions of torch import sympy and a compiler first, more than a second."""
+    lines = (
+        "import sys; sys.path[:0] = sys.argv[1:]",
+        "import pairs; from DeepRegLib import pipeline",
+        "pipeline.run(pairs.make_pair(), 'rigid+affine+greedy', 'fast', device='cpu')",
+        "print(*({'sympy', 'torch._dynamo', 'torch._inductor', 'scipy'} & set(sys.modules)))",
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), str(root), str(root / "Testing")],
+        capture_output=True, text=True, timeout=120, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.split() == [], done.stdout
