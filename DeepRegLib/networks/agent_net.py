@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ParameterError
+from .blocks import halved
 from .local_net import NormalizedConvolution
 
 #: Poolings, after the first convolutions.
@@ -71,7 +72,7 @@ class AgentNetwork(nn.Module):
         for level, layer in enumerate(self.convolutions):
             features = layer(features)
             if level < _POOLINGS:
-                features = F.avg_pool3d(features, 2)
+                features = halved(features)
         flat = features.flatten(1)
         for layer in self.dense:
             flat = torch.relu(layer(flat))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -189,6 +189,44 @@ def pair_input(fixed: Tensor, moving: Tensor) -> Tensor:
 def channels_last(network: nn.Module) -> nn.Module:
     """Returns the network with its kernels laid out as the features are; see `pair_input`."""
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+
+
+def halved(features: Tensor) -> Tensor:
+    """Returns means of 2 x 2 x 2 voxels; of an odd size the last voxel is left out.
+
+    That is `avg_pool3d`, which on a CPU knows neither channels last nor half precision.
+    """
+    last = features.is_contiguous(memory_format=torch.channels_last_3d)
+    if features.device.type != "cpu" or not last or features.shape[1] == 1:
+        return F.avg_pool3d(features, 2)
+    return _Halving.apply(features)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Halving(torch.autograd.Function):
+    """Adds the two voxels of each pair, axis by axis."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Returns the means."""
+        ctx.shape = features.shape
+        for axis in (2, 3, 4):
+            even = features.shape[axis] // 2 * 2
+            features = features.narrow(axis, 0, even)
+            first, second = features.unflatten(axis, (-1, 2)).unbind(axis + 1)
+            features = first + second
+        return features.mul_(0.125)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Returns an eighth of the gradient at each of the eight voxels."""
+        gradient = (0.125 * gradients[0]).permute(0, 2, 3, 4, 1)
+        b, d, h, w, c = gradient.shape
+        eight = gradient[:, :, None, :, None, :, None].expand(b, d, 2, h, 2, w, 2, c)
+        whole = eight.reshape(b, 2 * d, 2 * h, 2 * w, c).permute(0, 4, 1, 2, 3)
+        lacking = [n - m for n, m in zip(ctx.shape[2:], whole.shape[2:])]
+        if any(lacking):
+            whole = F.pad(whole, [side for n in reversed(lacking) for side in (0, n)])
+        return whole
 
 
 def enlarged(features: Tensor, shape: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..geometry.bspline import BSplineLattice, apply_along_axes
 from ..geometry.grid import Grid
 from .affine_net import start_weights
-from .blocks import convolved, result_layer
+from .blocks import convolved, halved, result_layer
 from .dual_stream import check_multiple, first_layout
 
 #: Share of the spacing below which no vectors at control points can make a cubic B-spline fold
@@ -78,7 +78,7 @@ class SplineNetwork(nn.Module):
             assert isinstance(layer, nn.Conv3d)
             features = F.elu(convolved(features, layer))
             if position < self.halvings:
-                features = F.avg_pool3d(features, 2)
+                features = halved(features)
         features = F.elu(self.dense(F.elu(self.corners(features))))
         found = self.vectors(features).float().contiguous()
         if self.bounded:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import GeometryError
-from .blocks import Convolution, enlarged
+from .blocks import Convolution, enlarged, halved
 
 
 class Stream(nn.Module):
@@ -53,7 +52,7 @@ class Stream(nn.Module):
         check_multiple(image.shape[2:], self.multiple)
         features, skips = first_layout(image), []
         for level, layer in enumerate(self.down):
-            features = layer(features if level == 0 else F.avg_pool3d(features, 2))
+            features = layer(features if level == 0 else halved(features))
             skips.append(features)
         found = [skips.pop()]
         for layer in self.up:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..geometry.affine import rotation_from_vector
 from ..geometry.bspline import BSplineLattice
 from .affine_net import center_of
-from .blocks import Convolution, Doubling, convolved, result_layer
+from .blocks import Convolution, Doubling, convolved, halved, result_layer
 from .bspline_net import unit_lattice
 from .composite import moved_by
 from .dual_stream import first_layout
@@ -63,7 +63,7 @@ class ImageTransformer(nn.Module):
         """Returns the maps, (B, outputs, *shape), float32; images are (B, 1, *shape)."""
         passed: list[Tensor] = []
         for layers in self.down:
-            passed.append(layers(F.avg_pool3d(passed[-1], 2) if passed else first_layout(image)))
+            passed.append(layers(halved(passed[-1]) if passed else first_layout(image)))
         features = passed.pop()
         for doubling in self.up:
             skip = passed.pop()
@@ -99,10 +99,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the numbers, (B, numbers), float32; maps are (B, inputs, *shape)."""
-        features = F.avg_pool3d(first_layout(torch.cat([moving, fixed], dim=1)), 2)
+        features = halved(first_layout(torch.cat([moving, fixed], dim=1)))
         for layer in self.convolutions:
             assert isinstance(layer, nn.Conv3d)
-            features = F.avg_pool3d(torch.relu(convolved(features, layer)), 2)
+            features = halved(torch.relu(convolved(features, layer)))
         cells = F.adaptive_avg_pool3d(features, _CELLS).flatten(1)
         hidden = torch.relu(self.dense(cells))
         # Half precision is too coarse for numbers that move voxels.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..geometry.sampling import resize_image
-from .blocks import Doubling, Head, convolved, pair_input, result_layer
+from .blocks import Doubling, Head, convolved, halved, pair_input, result_layer
 from .composite import moved_by
 from .dual_stream import check_multiple
 
@@ -201,7 +201,7 @@ class GlobalNet(nn.Module):
         """
         shape = fixed.shape[2:]
         check_multiple(shape, 2**DEPTH)
-        features = self.encoder(F.avg_pool3d(pair_input(fixed, moving), 2))[-1]
+        features = self.encoder(halved(pair_input(fixed, moving)))[-1]
         cells = F.adaptive_avg_pool3d(features, _CELLS).flatten(1)
         with torch.autocast(cells.device.type, enabled=False):
             return linear_map(_GENTLE * self.numbers(cells.float()), shape)
