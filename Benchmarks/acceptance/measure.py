@@ -93,12 +93,27 @@ def uncertainty(algorithm: Trainable, network: nn.Module) -> Figures:
 
 
 def shifts(algorithm: Trainable, network: nn.Module) -> Figures:
-    """Dice after random shifts of up to ten voxels."""
+    """Dice after random shifts of up to ten voxels.
+
+    Where levels tell how far each moves, also the largest ratio of a level to the coarser one.
+    """
     predict = _predictor(algorithm, network)
     pairs = shifted(evaluation_pairs(), 10)
-    found = over_pairs(pairs, lambda pair: of(pair, predict(pair)))
+    motions = []
+
+    def one(pair: EvaluationPair) -> Figures:
+        prediction = predict(pair)
+        if "level_motion_mm" in prediction.values:
+            motions.append(prediction.values["level_motion_mm"])
+        return of(pair, prediction)
+
+    figures = {"dice_shifted": over_pairs(pairs, one)["dice"]}
     before = over_pairs(pairs, lambda pair: measured(pair, None))
-    return {"dice_shifted": found["dice"], "dice_shifted_before": before["dice"]}
+    figures["dice_shifted_before"] = before["dice"]
+    if motions:
+        levels = np.mean(motions, axis=0)
+        figures["level_ratio"] = float((levels[1:] / levels[:-1]).max())
+    return figures
 
 
 def stages(algorithm: Trainable, network: nn.Module) -> Figures:

@@ -180,6 +180,10 @@ def _dual_prnet(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
             "with correlation, Dice above vxm, aligned",
             mean(rows, "with correlation", "dice") - mean(rows, "vxm", "dice"), 0.01,
         ),
+        at_most(
+            "motion of a level over that of the coarser one, shifted",
+            mean(rows, "full, shifts", "level_ratio"), 1.0, "{:.2f}",
+        ),
     ]  # fmt: skip
 
 
