@@ -34,12 +34,18 @@ def subsample(values: Tensor, most: int = _MOST_SAMPLES) -> Tensor:
 def quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
     """Returns quantiles of all elements of a tensor, interpolated linearly, float32 on its device.
 
-    On a CPU numpy finds them without sorting, several times as fast as torch.
+    The numbers are those of `torch.quantile`; on a CPU they are found without sorting, several
+    times as fast.
     """
     flat = values.detach().float().reshape(-1)
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.quantile(flat.numpy(), levels).astype(np.float32))
-    return torch.quantile(flat, torch.tensor(levels, device=flat.device))
+    wanted = torch.tensor(levels, device=flat.device)
+    if flat.device.type != "cpu":
+        return torch.quantile(flat, wanted)
+    place = wanted * (flat.numel() - 1)
+    ends = [place.floor().long(), place.ceil().long()]
+    ordered = torch.from_numpy(np.partition(flat.numpy(), torch.cat(ends).unique().numpy()))
+    low, high = (ordered[end] for end in ends)
+    return low.lerp(high, place - ends[0])
 
 
 def rescale_intensity(
