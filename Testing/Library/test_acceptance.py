@@ -85,7 +85,7 @@ def test_a_system_without_training_is_measured_and_judged(folder, monkeypatch, c
     monkeypatch.setitem(accept.UNTRAINED, "raw_domain", lambda: (figures, checks))
     assert not accept.run_untrained("raw_domain")
     assert "FAILED  large: 1" in capsys.readouterr().out
-    kept = json.loads((folder / "raw_domain.json").read_text())
+    kept = json.loads((folder / "raw_domain.json").read_text(encoding="utf-8"))
     assert kept["checks"][0]["passed"] and kept["figures"] == figures
 
 
@@ -101,7 +101,7 @@ def test_the_page_has_a_row_for_every_system(folder, monkeypatch, tmp_path):
     accept.keep("raw_domain", {"figures": {"brains 8": [{"raw_mm": 1.0}]}})
     accept.keep("shipped", {"models": {"vxm_brain": {"steps": 9, "figures": {"dice": 0.5}}}})
     accept_table.main()
-    text = (tmp_path / "acceptance.md").read_text()
+    text = (tmp_path / "acceptance.md").read_text(encoding="utf-8")
     for system in (*PLANS, *UNTRAINED):
         assert f"\n| {system} |" in text
     assert "| vxm | – | not measured yet |" in text
