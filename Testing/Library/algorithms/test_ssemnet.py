@@ -35,7 +35,7 @@ def _no_models(tmp_path_factory):
 def encoder(tmp_path_factory):
     """An autoencoder that was trained on the phantom, and its model file."""
     batch = aligned_batch(two_contrasts=False, count=2)
-    system, network = metric_images.trained("ssemnet", batch, 60, 3e-3)
+    system, network = metric_images.trained("ssemnet", batch, 120, 3e-3)
     return system, network, put(tmp_path_factory.mktemp("encoder"), system, network)
 
 
