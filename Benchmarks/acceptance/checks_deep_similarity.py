@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from DeepRegLib.algorithms.deep_similarity import Algorithm
 from DeepRegLib.losses import similarity
 from DeepRegLib.networks.composite import moved_by
-from DeepRegLib.registration.rigid_search import RigidSearch
+from DeepRegLib.registration.rigid_search import RigidSearch, SearchSettings
 from DeepRegLib.registration.trainable import Trainable
 
 from .cases import SPACING_MM
@@ -43,14 +45,13 @@ def by_estimates(algorithm: Trainable, network: nn.Module) -> Figures:
     """Error after the registration from 10 to 20 mm, beside mutual information's."""
     assert isinstance(algorithm, Algorithm)
     rows = []
-    for start in starts_of_error(_REGISTERED, 10.0, 20.0):
+    for start in _starts():
         pair = start.pair
         own = algorithm.search(network, pair.fixed, pair.moving, SPACING_MM, start.matrix).linear
         assert own is not None
-        rows.append(
-            [tre_mm(pair, m) for m in (start.matrix, own, _by_information(algorithm, start))]
-        )
-    before, after, other = np.array(rows).T
+        rows.append([tre_mm(pair, matrix) for matrix in (start.matrix, own)])
+    before, after = np.array(rows).T
+    other = _errors_by_information(algorithm._settings())
     return {
         "tre_before_mm": float(np.median(before)),
         "tre_after_mm": float(np.median(after)),
@@ -60,16 +61,25 @@ def by_estimates(algorithm: Trainable, network: nn.Module) -> Figures:
     }
 
 
-def _by_information(algorithm: Algorithm, start: Start) -> Tensor:
-    """Map of the same search with mutual information (negative, so less is better)."""
+@cache
+def _starts() -> list[Start]:
+    return starts_of_error(_REGISTERED, 10.0, 20.0)
+
+
+@cache
+def _errors_by_information(settings: SearchSettings) -> NDArray[np.float64]:
+    """Errors after the same search with mutual information (negative, so less is better), mm."""
     information = similarity("mi")
 
     def measure(fixed: Tensor, moved: Tensor) -> Tensor:
         return torch.stack([information(f[None], m[None]) for f, m in zip(fixed, moved)])
 
-    pair, settings = start.pair, algorithm._settings()
-    search = RigidSearch(measure, pair.fixed, pair.moving, SPACING_MM, settings, start.matrix)
-    return search.run()[1]
+    errors = []
+    for start in _starts():
+        pair = start.pair
+        search = RigidSearch(measure, pair.fixed, pair.moving, SPACING_MM, settings, start.matrix)
+        errors.append(tre_mm(pair, search.run()[1]))
+    return np.array(errors)
 
 
 def checks(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
