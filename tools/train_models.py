@@ -3,7 +3,9 @@
 Usage: python tools/train_models.py SYSTEM [SYSTEM ...] [--maps FOLDER] [--threads N]
 
 One recipe for all: images of the contrast of T1 from the label maps of twenty heads, brain only,
-at 3 mm, lying as the sample image of the MNI152 brain lies; the maps of four people validate. A
+at 3 mm, lying as the sample image of the MNI152 brain lies; the maps of four people validate.
+Systems that learn from a teacher, from label maps or from few examples, and so need the same images
+again and again, get forty of them, drawn once by that recipe, as anybody would give their own. A
 training that was interrupted goes on. The model goes to Resources/Models, with its card.
 """
 
@@ -48,7 +50,11 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
     "cvae": {"steps": 2500},
     "coop_ae": {"steps": 1500},
+    "flownet_ssm": {"steps": 2500, "drawn": True},
+    "deepatlas": {"steps": 1500, "drawn": True},
 }
+#: Images that are drawn once.
+DRAWN = 40
 
 
 def options(system: str, maps: Path, steps: int) -> dict[str, Any]:
@@ -57,10 +63,12 @@ def options(system: str, maps: Path, steps: int) -> dict[str, Any]:
 
     own = SYSTEMS[system]
     name = f"{system}_brain_t1"
+    images: dict[str, Any] = {"generated": str(maps), "recipe": {**RECIPE, **own.get("recipe", {})}}
+    if own.get("drawn"):
+        images = {"data": str(BUILD / "heads"), "images": "*_t1.nii.gz", "labels": "*_seg.nii.gz"}
     return {
         "algorithm": system,
-        "generated": str(maps),
-        "recipe": {**RECIPE, **own.get("recipe", {})},
+        **images,
         "atlas": str(REFERENCE),
         "spacing": 3.0,
         "shape": (48, 64, 48),
@@ -75,6 +83,31 @@ def options(system: str, maps: Path, steps: int) -> dict[str, Any]:
         "resume": is_unfinished(name),
         "overwrite": not is_unfinished(name),
     }  # fmt: skip
+
+
+def draw_heads(maps: Path) -> None:
+    """Writes images and label maps that are drawn by the recipe, unless they are there."""
+    import torch
+
+    from DeepRegLib.io.images import write_image
+    from DeepRegLib.registration.base import Image
+    from DeepRegLib.training.generated import GeneratedPairs
+    from DeepRegLib.training.options import TrainingOptions
+    from DeepRegLib.training.session import make_source
+
+    folder = BUILD / "heads"
+    if len(list(folder.glob("*_seg.nii.gz"))) == DRAWN:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    source = make_source(TrainingOptions.of(options("vxm", maps, 1)))
+    assert isinstance(source, GeneratedPairs)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(DRAWN):
+        batch = source.draw(1, generator)
+        assert batch.fixed_labels is not None
+        labels = batch.fixed_labels.to(torch.int16)
+        for kind, data in (("t1", batch.fixed), ("seg", labels)):
+            write_image(Image(data, source.grid), folder / f"head{number:02d}_{kind}.nii.gz")
 
 
 def main() -> None:
@@ -99,6 +132,8 @@ def main() -> None:
     maps = given.maps or data / "label_maps_head"
     for system in given.systems:
         steps = given.steps or SYSTEMS[system]["steps"]
+        if SYSTEMS[system].get("drawn"):
+            draw_heads(maps)
         with bar() as listener:
             trained = train(TrainingOptions.of(options(system, maps, steps)), Progress(listener))
         assert trained is not None

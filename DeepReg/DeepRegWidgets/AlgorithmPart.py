@@ -18,6 +18,8 @@ from .Section import Section
 
 #: Parameter of learned algorithms that has a place of its own in the panel; see `ModelPart`.
 MODEL = "model"
+#: The algorithm that refines what a trained model finds.
+REFINEMENT = "greedy"
 
 
 class AlgorithmPart(Section):
@@ -71,9 +73,8 @@ class AlgorithmPart(Section):
                 combo.setItemData(combo.count - 1, spec.summary, qt.Qt.ToolTipRole)
 
     def _fillStages(self, spec) -> None:
-        """Offers all stages before the algorithm, fewer of them, and the algorithm alone."""
         combo = self._ui.stagesCombo
-        chains = [[*spec.stages[n:], spec.key] for n in range(len(spec.stages) + 1)]
+        chains = stageChoices(spec)
         wanted = [stagesText(chain) for chain in chains]
         shown = [combo.itemData(n) for n in range(combo.count)]
         if shown != wanted:
@@ -121,6 +122,18 @@ def registrationForm(spec):
     """Returns an algorithm with the parameters that count when a pair is registered."""
     shown = (p for p in spec.parameters if not p.training and p.name != MODEL)
     return replace(spec, parameters=tuple(shown))
+
+
+def stageChoices(spec) -> list:
+    """Returns the stages that are offered for an algorithm, lists of keys.
+
+    All stages before it, fewer of them, and the algorithm alone; then the same with a refinement
+    behind it, if it learns and finds a deformation.
+    """
+    chains = [[*spec.stages[n:], spec.key] for n in range(len(spec.stages) + 1)]
+    if spec.needs.training and spec.transform != "linear":
+        chains += [[*chain, REFINEMENT] for chain in chains]
+    return chains
 
 
 def stagesText(keys) -> str:

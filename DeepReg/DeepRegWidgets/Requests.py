@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from slicer.i18n import tr as _
+
+from DeepRegLib import registry
 from DeepRegLib.bridge.outcome import Wanted
 from DeepRegLib.bridge.request import RegistrationRequest
 
-from .AlgorithmPart import stagesText, usedSettings
+from .AlgorithmPart import REFINEMENT, stageKeys, stagesText, usedSettings
 
+#: How a run goes on from the last result; empty text: it does not.
+TO_LANDMARKS, TO_REFINE = "landmarks", "refine"
+#: The algorithm that refines its own result, on the maps of the structures that it has learned.
+_BY_STRUCTURES = "istn"
 _PREVIEW_SECONDS = 0.7
 
 
-def requestOf(parameterNode, again: bool = False) -> RegistrationRequest:
+def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
     """Returns what the panel asks for.
 
     Args:
         parameterNode: The choices.
-        again: Only the last stage, quickly, from the last result bent to the landmarks.
+        goesOn: `TO_LANDMARKS`: only the last stage, quickly, from the last result bent to the
+            landmarks; `TO_REFINE`: see `refinementOf`.
     """
     node = parameterNode
-    hasResult = again and node.resultTransform is not None
-    stages = stagesText([node.algorithm]) if hasResult else node.stages
+    goesOn = goesOn if node.resultTransform is not None else ""
+    stages, preset, initial = node.stages, node.preset.value, node.initialTransform
+    more = {}
+    if goesOn == TO_LANDMARKS:
+        stages, preset, initial = stagesText(stageKeys(stages)[-1:]), "fast", node.resultTransform
+    elif goesOn == TO_REFINE and node.algorithm == _BY_STRUCTURES:
+        more = {f"{_BY_STRUCTURES}.pair_steps": _pairSteps()}
+    elif goesOn == TO_REFINE:
+        stages, initial = stagesText([REFINEMENT]), node.resultTransform
     return RegistrationRequest(
         node.fixedVolume,
         node.movingVolume,
         algorithm=stages,
-        preset="fast" if hasResult else node.preset.value,
-        settings=usedSettings(node, stages),
+        preset=preset,
+        settings={**usedSettings(node, stages), **more},
         device=node.device.value,
         fixed_mask=node.fixedMask,
         fixed_segment=node.fixedSegment,
@@ -35,14 +50,44 @@ def requestOf(parameterNode, again: bool = False) -> RegistrationRequest:
         moving_points=node.movingPoints,
         fixed_labels=node.fixedLabels,
         moving_labels=node.movingLabels,
-        initial=node.resultTransform if hasResult else node.initialTransform,
+        initial=initial,
         start_from_scene=node.startFromScene,
-        follow_landmarks=hasResult,
+        follow_landmarks=goesOn == TO_LANDMARKS,
         interpolation=node.interpolation.value,
         grid_spacing_mm=node.gridSpacing,
         maps=("jacobian",) if node.wantJacobian else (),
         preview_seconds=_PREVIEW_SECONDS if node.livePreview else None,
     )
+
+
+def refinementOf(parameterNode, request, transform) -> str:
+    """Returns how the last result can be refined, as the text of a button; empty if it cannot.
+
+    What a trained model finds goes on by optimization. Image-and-spatial transformers rather run
+    again and change the transform until the learned maps of the structures agree.
+
+    Args:
+        parameterNode: The choices.
+        request: What the last result was asked for with; None if there is none.
+        transform: Its transform.
+    """
+    node = parameterNode
+    if request is None or node.resultTransform is not transform:
+        return ""
+    key = stageKeys(request.algorithm)[-1]
+    spec = registry.specs().get(key)
+    isLast = (node.fixedVolume, node.movingVolume) == (request.fixed, request.moving)
+    if not isLast or spec is None or not spec.needs.training or spec.transform == "linear":
+        return ""
+    if key != _BY_STRUCTURES:
+        return _("Refine by optimization")
+    name = f"{key}.pair_steps"
+    isRefined = request.settings.get(name, spec.values(request.preset)["pair_steps"])
+    return "" if isRefined or node.algorithm != key else _("Refine on these structures")
+
+
+def _pairSteps() -> int:
+    return registry.spec(_BY_STRUCTURES).values("accurate")["pair_steps"]
 
 
 def wantedOf(parameterNode) -> Wanted:

@@ -19,7 +19,7 @@ from .Installer import ensureSafetensors, ensureTorch
 from .Parameters import companionsOf
 from .PreviewOverlay import PreviewOverlay
 from .RegistrationRun import followsResult
-from .Requests import requestOf, wantedOf
+from .Requests import TO_LANDMARKS, TO_REFINE, refinementOf, requestOf, wantedOf
 from .Texts import clock, duration, message
 
 _CHECK_DELAY_MS = 120
@@ -46,6 +46,8 @@ class RunPart:
         self._onBusy, self._onOutcome = onBusy, onOutcome
         self._node = None
         self._run = self._request = self._overlay = None
+        #: Request and transform of the last result.
+        self._last = (None, None)
         self._started = 0.0
         self._fraction = 0.0
         self._stage = ""
@@ -68,7 +70,8 @@ class RunPart:
         self._clockTimer.connect("timeout()", self._showStatus)
         ui.applyButton.connect("clicked(bool)", self._onApply)
         ui.stopButton.connect("clicked(bool)", self._onStop)
-        ui.rerunButton.connect("clicked(bool)", self._onRerun)
+        ui.rerunButton.connect("clicked(bool)", lambda checked=False: self.start(TO_LANDMARKS))
+        ui.refineButton.connect("clicked(bool)", lambda checked=False: self.start(TO_REFINE))
         ui.previewCheckBox.connect("toggled(bool)", self._onPreviewToggled)
 
     @property
@@ -86,7 +89,7 @@ class RunPart:
         if parameterNode is None and self._run is not None:
             self._run.cancel()
         if parameterNode is None:
-            self._request = None
+            self._request, self._last = None, (None, None)
         self._node = parameterNode
         self._lastSentence = None
         self.update()
@@ -118,6 +121,7 @@ class RunPart:
             lines.insert(0, message(*self._lastSentence))
         self._ui.messageLabel.text = "<br>".join(lines)
         self._ui.messageLabel.visible = bool(lines)
+        self._showRefine()
         self._scanSoon()
 
     def _scanSoon(self) -> None:
@@ -143,6 +147,13 @@ class RunPart:
         """Offers the quick run after landmarks have moved."""
         self._ui.rerunButton.visible = bool(shown) and not self.running
 
+    def _showRefine(self) -> None:
+        """Offers to refine the last result, if a trained model found it."""
+        button, text = self._ui.refineButton, refinementOf(self._node, *self._last)
+        button.visible = bool(text)
+        button.enabled = not self._blocked
+        button.text = text
+
     def _invitation(self) -> str:
         missing = {
             (True, True): _("Select a fixed and a moving volume"),
@@ -154,7 +165,7 @@ class RunPart:
 
     def _findings(self) -> list:
         node = self._node
-        kind = registry.spec(node.algorithm).transform
+        kind = registry.spec(stageKeys(node.stages)[-1]).transform
         try:
             findings = preflight.check(
                 node.fixedVolume, node.movingVolume,
@@ -213,14 +224,11 @@ class RunPart:
             self._ui.stopButton.enabled = False
             self._run.stopAndKeep()
 
-    def _onRerun(self, checked=False) -> None:
-        self.start(again=True)
-
-    def start(self, again: bool = False) -> None:
+    def start(self, goesOn: str = "") -> None:
         """Starts a run with the choices of the panel.
 
         Args:
-            again: Only the last stage, quickly, from the last result bent to the landmarks.
+            goesOn: How it goes on from the last result, if it does; see `requestOf`.
         """
         self.check()
         if self._blocked or self.running:
@@ -232,7 +240,7 @@ class RunPart:
             if self._learned() and not ensureSafetensors(self._log):
                 self._say("warning", _("Models need safetensors; nothing was changed."))
                 return
-            self._request = requestOf(self._node, again=again)
+            self._request = requestOf(self._node, goesOn)
             wanted = wantedOf(self._node)
             companions = companionsOf(self._node)
             self._begin()
@@ -253,7 +261,7 @@ class RunPart:
         self._lastSentence = None
         ui.logText.clear()
         ui.messageLabel.visible = False
-        ui.rerunButton.visible = False
+        ui.rerunButton.visible = ui.refineButton.visible = False
         ui.applyButton.text = _("Cancel")
         ui.applyButton.toolTip = _("End the run now; the scene stays as it is.")
         ui.stopButton.visible = ui.stopButton.enabled = True
@@ -318,6 +326,7 @@ class RunPart:
         for sentence in outcome.remarks:
             self._log(sentence)
         self._keepNodes(outcome)
+        self._last = (self._request, outcome.transform)
         self._onOutcome(outcome, self._request, run.startLinear)
         self.check()
 

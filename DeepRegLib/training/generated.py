@@ -160,6 +160,11 @@ class GeneratedPairs:
         """Voxel size and shape of all batches."""
         return self._frame
 
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels of all images lie, as those of the label maps do."""
+        return self._grid
+
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         """Returns `count` pairs for one training step, on the CPU."""
         return self._make(self._maps, count, generator)

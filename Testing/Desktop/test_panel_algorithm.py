@@ -144,10 +144,12 @@ def test_choosing_describes_the_algorithm(panel, chosen, key):
 
 
 @pytest.mark.parametrize("key", SPECS)
-def test_stages_can_be_left_out_from_the_front(panel, chosen, key):
+def test_stages_can_be_left_out_from_the_front_and_a_refinement_added(panel, chosen, key):
     chosen(key)
     spec, combo = SPECS[key], panel.ui.stagesCombo
     chains = [[*spec.stages[n:], key] for n in range(len(spec.stages) + 1)]
+    if spec.needs.training and spec.transform in ("dense", "bspline"):
+        chains += [[*chain, "greedy"] for chain in chains]
     assert combo.count == len(chains)
     for index, chain in enumerate(chains):
         combo.setCurrentIndex(index)

@@ -1,6 +1,7 @@
 """The model of a learned algorithm in the panel: the list, its sentences, other folders, none."""
 
 import model_support
+import numpy as np
 import panel_support as desk
 import pytest
 
@@ -42,6 +43,78 @@ def test_what_training_decides_is_not_in_the_form(panel):
             hidden = parameter.training or parameter.name == "model"
             assert (f"{key}.{parameter.name}" in shown) is not hidden, parameter.name
         assert f"{key}.pair_steps" in shown
+
+
+def test_a_second_run_to_the_landmarks_repeats_the_last_stage(panel):
+    """Of a refined result that is the refinement, not the network."""
+    import slicer
+    from DeepRegWidgets.Requests import TO_LANDMARKS, requestOf
+
+    node, stages = panel._parameterNode, panel.ui.stagesCombo
+    node.resultTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    for chain in ("rigid+affine+vxm+greedy", "+vxm", "rigid+affine+vxm", "vxm+greedy"):
+        stages.setCurrentIndex(stages.findData(chain))
+        assert requestOf(node).algorithm == chain
+        assert requestOf(node, TO_LANDMARKS).algorithm == f"+{chain.rpartition('+')[2]}"
+
+
+def _volumes(node):
+    """Chooses two volumes."""
+    array = np.zeros((4, 5, 6), np.float32)
+    node.fixedVolume, node.movingVolume = (desk.add_volume(array, name) for name in "ab")
+
+
+def _last(panel, stages):
+    """Chooses stages, and returns what the panel asks for and the transform that it gets."""
+    import slicer
+
+    node, combo = panel._parameterNode, panel.ui.stagesCombo
+    combo.setCurrentIndex(combo.findData(stages))
+    node.resultTransform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    return _request(panel), node.resultTransform
+
+
+def test_what_a_model_found_is_refined_by_optimization(panel):
+    from DeepRegWidgets.Requests import TO_REFINE, refinementOf, requestOf
+
+    node = panel._parameterNode
+    desk.choose(panel.ui.algorithmCombo, "vxm")
+    _volumes(node)
+    assert refinementOf(node, None, None) == ""
+    last = _last(panel, "rigid+affine+vxm")
+    assert refinementOf(node, *last) == "Refine by optimization"
+    asked = requestOf(node, TO_REFINE)
+    assert (asked.algorithm, asked.initial) == ("+greedy", node.resultTransform)
+    assert not asked.follow_landmarks and asked.preset == node.preset.value
+    # Not after a refinement, and not when something else is chosen by now.
+    assert refinementOf(node, asked, last[1]) == ""
+    assert refinementOf(node, *_last(panel, "rigid+affine+vxm+greedy")) == ""
+    last = _last(panel, "+vxm")
+    assert refinementOf(node, *last)
+    node.movingVolume = node.fixedVolume
+    assert refinementOf(node, *last) == ""
+    node.movingVolume, node.resultTransform = last[0].moving, None
+    assert refinementOf(node, *last) == ""
+    assert requestOf(node, TO_REFINE).algorithm == "+vxm", "there is nothing to go on from"
+    for other in ("rl_rigid", "affine", "syn"):
+        desk.choose(panel.ui.algorithmCombo, other)
+        assert refinementOf(node, *_last(panel, f"+{other}")) == "", other
+
+
+def test_transformers_are_refined_on_the_structures_that_they_learned(panel):
+    from DeepRegWidgets.Requests import TO_REFINE, refinementOf, requestOf
+
+    node = panel._parameterNode
+    _volumes(node)
+    desk.choose(panel.ui.algorithmCombo, "istn")
+    last = _last(panel, "rigid+affine+istn")
+    assert refinementOf(node, *last) == "Refine on these structures"
+    asked = requestOf(node, TO_REFINE)
+    assert (asked.algorithm, asked.initial) == ("rigid+affine+istn", None)
+    assert asked.settings["istn.pair_steps"] == 50
+    assert refinementOf(node, asked, last[1]) == "", "it is refined already"
+    node.settings = '{"istn.pair_steps": 5}'
+    assert refinementOf(node, *_last(panel, "+istn")) == ""
 
 
 def test_other_algorithms_have_no_model(panel):
