@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..networks.half import half_inside
 from ..networks.optimizer import network_optimizer
 from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Trainable, total
@@ -203,52 +202,5 @@ class _Objective(nn.Module):
         self._algorithm, self._kind, self._half = algorithm, kind, half
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        with _half_inside(self.network, self._kind, self._half):
+        with half_inside(self.network, self._kind, self._half):
             return self._algorithm.training_loss(self.network, batch)
-
-
-def half_type(precision: str, device: torch.device) -> tuple[torch.dtype | None, str]:
-    """Returns the type of the numbers inside the network (None for float32), and a remark."""
-    if precision == "float32":
-        return None, ""
-    if precision == "float16":
-        if device.type == "cuda":
-            return torch.float16, ""
-        return None, "float16 needs a GPU; the training runs in float32."
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return None, "This GPU cannot compute in bfloat16; the training runs in float32."
-    return torch.bfloat16, ""
-
-
-@contextmanager
-def _half_inside(network: nn.Module, kind: str, half: torch.dtype | None) -> Iterator[None]:
-    """Lets a network compute in half precision; what comes out of it is float32 again."""
-    if half is None:
-        yield
-        return
-    inner = network.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        with torch.autocast(kind, half):
-            return _as_float32(inner(*arguments, **keywords))
-
-    network.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del network.forward
-
-
-def _as_float32(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: _as_float32(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_as_float32(item) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(_as_float32(item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _as_float32(getattr(value, f.name))
-                                 for f in fields(value) if f.init})  # fmt: skip
-    return value

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import Cancelled, InputError, OutOfMemoryError, ParameterError
 from ..memory import is_out_of_memory
+from ..networks.half import half_type
 from ..pipeline import choose_device
 from ..registration.base import Progress
 from ..registration.source import BatchSource
@@ -21,7 +22,7 @@ from .events import Clock, History, sentence
 from .record import Record
 from .schedule import Part, plan
 from .settings import TrainingSettings
-from .step import Stepper, Supply, Taken, half_type
+from .step import Stepper, Supply, Taken
 from .validation import own_random_numbers, score, structures_of, untouched, validate
 
 #: So many steps in a row whose loss or gradient is no number end a training.
