@@ -35,6 +35,8 @@ THRESHOLD_MM = 2.0
 GREEN_PERCENT, AMBER_PERCENT = 5.0, 25.0
 #: Share of the object that has to lie inside the moving image.
 LEAST_INSIDE_PERCENT = 50.0
+#: The least error that is said of a voxel: 0 stands where nothing was judged.
+LEAST_MM = 0.01
 #: Bars of the histogram.
 BINS = 24
 #: Share of the work that is done when the images are read, seen as the network does, and judged.
@@ -193,7 +195,7 @@ def check_registration(
     verdict, sentence = _verdict(figures, card, where)
     moved = warp_image(pair.moving, given, pair.fixed.grid)
     return Checked(
-        Image(torch.where(judged, error.data, torch.zeros(())), error.grid), figures,
+        _judged_only(error, judged), figures,
         _histogram(values, largest), verdict, sentence, _provenance(card, system, chosen),
         pair.fixed, moved, fixed,
     )  # fmt: skip
@@ -276,6 +278,12 @@ def _judged(pair: ImagePair, given: Transform) -> tuple[Tensor, float]:
     where = given.moving_coordinates(grid, pair.moving.grid)
     inside = inside_image(where, pair.moving.grid.shape) & region
     return inside, 100.0 * float(inside.sum()) / float(region.sum())
+
+
+def _judged_only(error: Image, judged: Tensor) -> Image:
+    """Returns the errors of the voxels that were judged, and 0 at the others."""
+    values = error.data.clamp(min=LEAST_MM)
+    return Image(torch.where(judged, values, torch.zeros_like(values)), error.grid)
 
 
 def _figures(
