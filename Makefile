@@ -78,7 +78,7 @@ screenshots: $(STAMP) ## Take the pictures of the README anew
 	DEEPREG_SCENARIO_RUNS=1 DEEPREG_SCREENSHOTS=Resources/Screenshots/panel \
 	  $(BIN)/python Testing/Desktop/run.py --testing --additional-module-path DeepReg \
 	  --python-script Testing/Slicer/scenario.py
-	for part in training population; do \
+	for part in training population check; do \
 	  DEEPREG_SCREENSHOTS=Resources/Screenshots/panel $(BIN)/python Testing/Desktop/run.py --testing \
 	    --additional-module-path DeepReg --python-script Testing/Desktop/pictures_$$part.py || exit; \
 	done

@@ -35,8 +35,9 @@ THRESHOLD_MM = 2.0
 GREEN_PERCENT, AMBER_PERCENT = 5.0, 25.0
 #: Share of the object that has to lie inside the moving image.
 LEAST_INSIDE_PERCENT = 50.0
-#: The least error that is said of a voxel: 0 stands where nothing was judged.
-LEAST_MM = 0.01
+#: Share of the largest error that is the least that is said of a voxel: 0 stands where nothing was
+#: judged, and is not shown.
+LEAST = 1 / 200
 #: Bars of the histogram.
 BINS = 24
 #: Share of the work that is done when the images are read, seen as the network does, and judged.
@@ -195,7 +196,7 @@ def check_registration(
     verdict, sentence = _verdict(figures, card, where)
     moved = warp_image(pair.moving, given, pair.fixed.grid)
     return Checked(
-        _judged_only(error, judged), figures,
+        _judged_only(error, judged, largest), figures,
         _histogram(values, largest), verdict, sentence, _provenance(card, system, chosen),
         pair.fixed, moved, fixed,
     )  # fmt: skip
@@ -280,9 +281,9 @@ def _judged(pair: ImagePair, given: Transform) -> tuple[Tensor, float]:
     return inside, 100.0 * float(inside.sum()) / float(region.sum())
 
 
-def _judged_only(error: Image, judged: Tensor) -> Image:
+def _judged_only(error: Image, judged: Tensor, largest_mm: float) -> Image:
     """Returns the errors of the voxels that were judged, and 0 at the others."""
-    values = error.data.clamp(min=LEAST_MM)
+    values = error.data.clamp(min=LEAST * largest_mm)
     return Image(torch.where(judged, values, torch.zeros_like(values)), error.grid)
 
 

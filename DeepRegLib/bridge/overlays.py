@@ -30,7 +30,8 @@ KIND_ATTRIBUTE = "DeepReg.Map"
 
 #: Figures beside a legend: 0, half and the highest in mm; determinants from -1 to 3.
 _LABELS, _JACOBIAN_LABELS = 3, 5
-#: Width and height of a legend as shares of the view; its text grows with them.
+#: Width and height of a legend as shares of the view. Its letters fill that width with the longest
+#: figure, so that figures without decimals would have huge ones.
 _LEGEND_SIZE = (0.08, 0.35)
 
 
@@ -120,14 +121,14 @@ def _add_legend(
     scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLScalarVolumeNode, kind: str
 ) -> None:
     """Adds a color legend, as the module Colors does: one more display node of the volume."""
-    legend = slicer.vtkMRMLColorLegendDisplayNode()
+    legend, display = slicer.vtkMRMLColorLegendDisplayNode(), volume.GetDisplayNode()
     legend.SetTitleText(color_map(kind).title if kind in KINDS else _title_of(kind))
-    legend.SetLabelFormat("%.1f" if kind == "jacobian" else "%g")
+    legend.SetLabelFormat("%.1f" if display.GetWindow() >= 1.0 else "%.2f")
     legend.SetNumberOfLabels(_JACOBIAN_LABELS if kind == "jacobian" else _LABELS)
     legend.SetSize(*_LEGEND_SIZE)
     legend.GetLabelTextProperty().SetFontFamilyToArial()
     add_node(scene, legend, f"{volume.GetName()} color legend")
-    legend.SetAndObservePrimaryDisplayNode(volume.GetDisplayNode())
+    legend.SetAndObservePrimaryDisplayNode(display)
     volume.AddAndObserveDisplayNodeID(legend.GetID())
     # Views do not hear that a volume got one more display node.
     legend.Modified()

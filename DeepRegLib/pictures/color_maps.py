@@ -34,8 +34,9 @@ _VIRIDIS = ("440154", "482878", "3E4A89", "31688E", "26828E", "1F9E89", "35B779"
             "B4DE2C", "FDE725")  # fmt: skip
 _INFERNO = ("000004", "1B0C42", "4B0C6B", "781C6D", "A52C60", "CF4446", "ED6925", "FB9A06",
             "F7D03C", "FCFFA4")  # fmt: skip
-#: Entries at the low end of maps in mm that are transparent: 2 % of the scale.
-_HIDDEN = 5
+#: Entries at the low end of maps in mm that are transparent: 2 % of the scale of an uncertainty;
+#: of an error only 0, which stands where nothing was judged.
+_HIDDEN = {"uncertainty_mm": 5, "error_mm": 1}
 #: Scales in mm end at one of these times a power of ten, and not below the first of all.
 _STEPS = (1.0, 2.0, 3.0, 5.0, 10.0)
 _LEAST_MM = 0.5
@@ -99,7 +100,7 @@ def color_map(kind: str, values: ArrayLike | None = None) -> ColorMap:
     if kind == "jacobian":
         return ColorMap(kind, "Jacobian determinant", table, _JACOBIAN_LOW, JACOBIAN_LIMIT)
     high = 1.0 if values is None else _round_scale(np.asarray(values))
-    title = "Uncertainty (mm)" if kind == "uncertainty_mm" else "Error (mm)"
+    title = "Uncertainty (mm)" if kind == "uncertainty_mm" else "Estimated error (mm)"
     return ColorMap(kind, title, table, 0.0, high)
 
 
@@ -129,7 +130,7 @@ def _table(kind: str) -> NDArray[np.uint8]:
     else:
         stops = _VIRIDIS if kind == "uncertainty_mm" else _INFERNO
         table[:, :3] = _interpolated(stops, np.linspace(0, 1, 256))
-        table[:_HIDDEN, 3] = 0
+        table[: _HIDDEN[kind], 3] = 0
     table.setflags(write=False)
     return table
 

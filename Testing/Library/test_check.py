@@ -15,7 +15,7 @@ import torch
 from estimator_doubles import write_judge
 
 from DeepRegLib import check, models, worker_jobs
-from DeepRegLib.check import LEAST_MM, Checked, check_registration, files_beside
+from DeepRegLib.check import LEAST, Checked, check_registration, files_beside
 from DeepRegLib.cli import check as command
 from DeepRegLib.errors import Cancelled, FileFormatError, InputError, ParameterError, WorkerError
 from DeepRegLib.estimators.error_map import Algorithm
@@ -104,7 +104,7 @@ def test_figures_and_histogram(monkeypatch):
     values = found.error.numpy()
     assert np.allclose(values[inside & (points[..., 0] > 6.0)], 4.0, atol=1e-3)
     # 0 stands outside; whoever shows the map hides what is 0.
-    assert np.allclose(values[inside & (points[..., 0] < -6.0)], LEAST_MM, atol=1e-3)
+    assert np.allclose(values[inside & (points[..., 0] < -6.0)], LEAST * 6.0, atol=1e-3)
     assert (values[np.linalg.norm(points / [20.0, 24.0, 22.0], axis=-1) > 3.0] == 0.0).all()
 
 

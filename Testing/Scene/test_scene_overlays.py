@@ -160,7 +160,7 @@ def legend_of(node):
 
 
 @pytest.mark.parametrize("kind, title, labels", [
-    ("jacobian", "Jacobian determinant", 5), ("error_mm", "Error (mm)", 3),
+    ("jacobian", "Jacobian determinant", 5), ("error_mm", "Estimated error (mm)", 3),
     ("level_motion_mm", "Level motion (mm)", 3),
 ])  # fmt: skip
 def test_a_map_has_a_color_legend(scene, tools, fixed, kind, title, labels, tmp_path):
