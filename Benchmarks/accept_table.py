@@ -128,13 +128,14 @@ def come_along(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def overview(contents: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """A row for each system with all its checks, or that it was not measured yet."""
+    """A row for each system with all its checks, or how far its measuring has come."""
     lines = ["", "## All systems", "", "| system | checks met | reached |", "|---|---:|---|"]
     for system, content in contents.items():
         checks = (content or {}).get("checks", [])
         texts = [f"{c['text']}: {c['reached']}, {state(c)}" for c in checks]
         met = f"{sum(c['passed'] for c in checks)} of {len(checks)}" if checks else "–"
-        lines.append(f"| {system} | {met} | {'<br>'.join(texts) or 'not measured yet'} |")
+        begun = "begun, with too few trainings to judge" if content else "not measured yet"
+        lines.append(f"| {system} | {met} | {'<br>'.join(texts) or begun} |")
     return lines
 
 
