@@ -11,9 +11,9 @@ from DeepRegLib.bridge.request import RegistrationRequest
 from .AlgorithmPart import REFINEMENT, stageKeys, stagesText, usedSettings
 
 #: How a run goes on from the last result; empty text: it does not.
-TO_LANDMARKS, TO_REFINE = "landmarks", "refine"
+TO_LANDMARKS, BY_ENGINE, BY_STRUCTURES = "landmarks", "engine", "structures"
 #: The algorithm that refines its own result, on the maps of the structures that it has learned.
-_BY_STRUCTURES = "istn"
+_TRANSFORMER = "istn"
 _PREVIEW_SECONDS = 0.7
 
 
@@ -23,7 +23,7 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
     Args:
         parameterNode: The choices.
         goesOn: `TO_LANDMARKS`: only the last stage, quickly, from the last result bent to the
-            landmarks; `TO_REFINE`: see `refinementOf`.
+            landmarks; `BY_ENGINE` and `BY_STRUCTURES`: see `refinementOf`.
     """
     node = parameterNode
     goesOn = goesOn if node.resultTransform is not None else ""
@@ -31,9 +31,9 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
     more = {}
     if goesOn == TO_LANDMARKS:
         stages, preset, initial = stagesText(stageKeys(stages)[-1:]), "fast", node.resultTransform
-    elif goesOn == TO_REFINE and node.algorithm == _BY_STRUCTURES:
-        more = {f"{_BY_STRUCTURES}.pair_steps": _pairSteps()}
-    elif goesOn == TO_REFINE:
+    elif goesOn == BY_STRUCTURES:
+        more = {f"{_TRANSFORMER}.pair_steps": _pairSteps()}
+    elif goesOn == BY_ENGINE:
         stages, initial = stagesText([REFINEMENT]), node.resultTransform
     return RegistrationRequest(
         node.fixedVolume,
@@ -60,8 +60,8 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
     )
 
 
-def refinementOf(parameterNode, request, transform) -> str:
-    """Returns how the last result can be refined, as the text of a button; empty if it cannot.
+def refinementOf(parameterNode, request, transform) -> tuple[str, str]:
+    """Returns how the last result can be refined: for `requestOf`, and as the text of a button.
 
     What a trained model finds goes on by optimization. Image-and-spatial transformers rather run
     again and change the transform until the learned maps of the structures agree.
@@ -70,24 +70,29 @@ def refinementOf(parameterNode, request, transform) -> str:
         parameterNode: The choices.
         request: What the last result was asked for with; None if there is none.
         transform: Its transform.
+
+    Returns:
+        Empty texts if there is nothing to refine.
     """
-    node = parameterNode
+    node, nothing = parameterNode, ("", "")
     if request is None or node.resultTransform is not transform:
-        return ""
+        return nothing
     key = stageKeys(request.algorithm)[-1]
     spec = registry.specs().get(key)
     isLast = (node.fixedVolume, node.movingVolume) == (request.fixed, request.moving)
     if not isLast or spec is None or not spec.needs.training or spec.transform == "linear":
-        return ""
-    if key != _BY_STRUCTURES:
-        return _("Refine by optimization")
+        return nothing
+    if key != _TRANSFORMER:
+        return BY_ENGINE, _("Refine by optimization")
     name = f"{key}.pair_steps"
     isRefined = request.settings.get(name, spec.values(request.preset)["pair_steps"])
-    return "" if isRefined or node.algorithm != key else _("Refine on these structures")
+    if isRefined or node.algorithm != key:
+        return nothing
+    return BY_STRUCTURES, _("Refine on these structures")
 
 
 def _pairSteps() -> int:
-    return registry.spec(_BY_STRUCTURES).values("accurate")["pair_steps"]
+    return registry.spec(_TRANSFORMER).values("accurate")["pair_steps"]
 
 
 def wantedOf(parameterNode) -> Wanted:

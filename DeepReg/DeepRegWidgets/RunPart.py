@@ -19,7 +19,7 @@ from .Installer import ensureSafetensors, ensureTorch
 from .Parameters import companionsOf
 from .PreviewOverlay import PreviewOverlay
 from .RegistrationRun import followsResult
-from .Requests import TO_LANDMARKS, TO_REFINE, refinementOf, requestOf, wantedOf
+from .Requests import TO_LANDMARKS, refinementOf, requestOf, wantedOf
 from .Texts import clock, duration, message
 
 _CHECK_DELAY_MS = 120
@@ -46,8 +46,8 @@ class RunPart:
         self._onBusy, self._onOutcome = onBusy, onOutcome
         self._node = None
         self._run = self._request = self._overlay = None
-        #: Request and transform of the last result.
-        self._last = (None, None)
+        #: Request and transform of the last result, and how it can be refined.
+        self._last, self._refinement = (None, None), ""
         self._started = 0.0
         self._fraction = 0.0
         self._stage = ""
@@ -71,7 +71,7 @@ class RunPart:
         ui.applyButton.connect("clicked(bool)", self._onApply)
         ui.stopButton.connect("clicked(bool)", self._onStop)
         ui.rerunButton.connect("clicked(bool)", lambda checked=False: self.start(TO_LANDMARKS))
-        ui.refineButton.connect("clicked(bool)", lambda checked=False: self.start(TO_REFINE))
+        ui.refineButton.connect("clicked(bool)", lambda checked=False: self.start(self._refinement))
         ui.previewCheckBox.connect("toggled(bool)", self._onPreviewToggled)
 
     @property
@@ -149,7 +149,8 @@ class RunPart:
 
     def _showRefine(self) -> None:
         """Offers to refine the last result, if a trained model found it."""
-        button, text = self._ui.refineButton, refinementOf(self._node, *self._last)
+        button = self._ui.refineButton
+        self._refinement, text = refinementOf(self._node, *self._last)
         button.visible = bool(text)
         button.enabled = not self._blocked
         button.text = text

@@ -75,46 +75,51 @@ def _last(panel, stages):
 
 
 def test_what_a_model_found_is_refined_by_optimization(panel):
-    from DeepRegWidgets.Requests import TO_REFINE, refinementOf, requestOf
+    from DeepRegWidgets.Requests import BY_ENGINE, refinementOf, requestOf
 
-    node = panel._parameterNode
+    node, nothing, offer = panel._parameterNode, ("", ""), (BY_ENGINE, "Refine by optimization")
     desk.choose(panel.ui.algorithmCombo, "vxm")
     _volumes(node)
-    assert refinementOf(node, None, None) == ""
+    assert refinementOf(node, None, None) == nothing
     last = _last(panel, "rigid+affine+vxm")
-    assert refinementOf(node, *last) == "Refine by optimization"
-    asked = requestOf(node, TO_REFINE)
+    assert refinementOf(node, *last) == offer
+    asked = requestOf(node, BY_ENGINE)
     assert (asked.algorithm, asked.initial) == ("+greedy", node.resultTransform)
     assert not asked.follow_landmarks and asked.preset == node.preset.value
-    # Not after a refinement, and not when something else is chosen by now.
-    assert refinementOf(node, asked, last[1]) == ""
-    assert refinementOf(node, *_last(panel, "rigid+affine+vxm+greedy")) == ""
+    # Also when another algorithm is chosen by now; but not after a refinement.
+    desk.choose(panel.ui.algorithmCombo, "istn")
+    assert refinementOf(node, *last) == offer
+    assert requestOf(node, BY_ENGINE).algorithm == "+greedy"
+    desk.choose(panel.ui.algorithmCombo, "vxm")
+    assert refinementOf(node, asked, last[1]) == nothing
+    assert refinementOf(node, *_last(panel, "rigid+affine+vxm+greedy")) == nothing
+    # Nor when the result or its volumes are not those that are chosen.
     last = _last(panel, "+vxm")
-    assert refinementOf(node, *last)
+    assert refinementOf(node, *last) == offer
     node.movingVolume = node.fixedVolume
-    assert refinementOf(node, *last) == ""
+    assert refinementOf(node, *last) == nothing
     node.movingVolume, node.resultTransform = last[0].moving, None
-    assert refinementOf(node, *last) == ""
-    assert requestOf(node, TO_REFINE).algorithm == "+vxm", "there is nothing to go on from"
+    assert refinementOf(node, *last) == nothing
+    assert requestOf(node, BY_ENGINE).algorithm == "+vxm", "there is nothing to go on from"
     for other in ("rl_rigid", "affine", "syn"):
         desk.choose(panel.ui.algorithmCombo, other)
-        assert refinementOf(node, *_last(panel, f"+{other}")) == "", other
+        assert refinementOf(node, *_last(panel, f"+{other}")) == nothing, other
 
 
 def test_transformers_are_refined_on_the_structures_that_they_learned(panel):
-    from DeepRegWidgets.Requests import TO_REFINE, refinementOf, requestOf
+    from DeepRegWidgets.Requests import BY_STRUCTURES, refinementOf, requestOf
 
-    node = panel._parameterNode
+    node, nothing = panel._parameterNode, ("", "")
     _volumes(node)
     desk.choose(panel.ui.algorithmCombo, "istn")
     last = _last(panel, "rigid+affine+istn")
-    assert refinementOf(node, *last) == "Refine on these structures"
-    asked = requestOf(node, TO_REFINE)
+    assert refinementOf(node, *last) == (BY_STRUCTURES, "Refine on these structures")
+    asked = requestOf(node, BY_STRUCTURES)
     assert (asked.algorithm, asked.initial) == ("rigid+affine+istn", None)
     assert asked.settings["istn.pair_steps"] == 50
-    assert refinementOf(node, asked, last[1]) == "", "it is refined already"
+    assert refinementOf(node, asked, last[1]) == nothing, "it is refined already"
     node.settings = '{"istn.pair_steps": 5}'
-    assert refinementOf(node, *_last(panel, "+istn")) == ""
+    assert refinementOf(node, *_last(panel, "+istn")) == nothing
 
 
 def test_other_algorithms_have_no_model(panel):
