@@ -45,7 +45,8 @@ def card_figures(
 
     The models are asked one after the other, the newest first, until one is for these images. A
     wrong figure would be worse than none, and an estimate is no reason for a run to fail: whatever
-    stands in its way becomes a sentence.
+    stands in its way becomes a sentence. The models that come along are for few kinds of images, and
+    nobody chose them: if they are not for these, nothing is said.
 
     Args:
         pair: The images.
@@ -68,6 +69,8 @@ def card_figures(
             found, reason = None, str(error).strip().partition("\n")[0] or type(error).__name__
         if found is not None and found.mm is not None:
             return {"estimated_tre_mm": found.mm, "estimated_tre_model": _described(file)}, ""
+        if file.bundled:
+            continue
         first = first or (
             f"The model '{file.name}' gives no estimate of the error of this result: "
             f"{reason.rstrip('.')}."

@@ -30,7 +30,7 @@ from DeepRegLib.registration.rigid_motion import (
     target_error_mm,
 )
 from DeepRegLib.registration.trainable import Batch, total
-from DeepRegLib.registration.tre_estimate import estimated_tre_mm
+from DeepRegLib.registration.tre_estimate import card_figures, estimated_tre_mm
 from DeepRegLib.registration.tre_probe import responds
 
 SPACING, SHAPE = 5.0, (16, 16, 16)
@@ -289,6 +289,8 @@ def test_no_estimate_for_images_that_the_model_is_not_for(model, make_wrong, rea
     (sentence,) = (e.text for e in seen if "gives no estimate" in e.text)
     assert reason in sentence and "'m'" in sentence
     assert sentence in result.provenance["remarks"]
+    monkeypatch.setattr(models, "SHIPPED", (model,))  # Nobody chose it, so nothing is said of it.
+    assert card_figures(pair, Transform(), torch.device("cpu")) == ({}, "")
 
 
 def test_no_estimate_where_the_images_tell_nothing_together(model, taught, monkeypatch):
