@@ -45,8 +45,8 @@ def card_figures(
 
     The models are asked one after the other, the newest first, until one is for these images. A
     wrong figure would be worse than none, and an estimate is no reason for a run to fail: whatever
-    stands in its way becomes a sentence. The models that come along are for few kinds of images, and
-    nobody chose them: if they are not for these, nothing is said.
+    stands in its way becomes a sentence. The models that come along are for few kinds of images,
+    and nobody chose them: if they are not for these, nothing is said.
 
     Args:
         pair: The images.
