@@ -31,7 +31,8 @@ def _choose(panel, path, stages=""):
     desk.choose(panel.ui.presetCombo, "Fast")
     if stages:
         panel.ui.stagesCombo.setCurrentIndex(panel.ui.stagesCombo.findData(stages))
-    desk.choose(panel.parts.algorithm.form.editor("rigid.initialization"), "geometry")
+    if "rigid" in panel.parts.algorithm.keys():
+        desk.choose(panel.parts.algorithm.form.editor("rigid.initialization"), "geometry")
     desk.until(lambda: panel.ui.applyButton.enabled, 5, "an enabled button")
 
 
