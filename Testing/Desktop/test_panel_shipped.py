@@ -31,7 +31,7 @@ def _choose(panel, path, stages=""):
     desk.choose(panel.ui.presetCombo, "Fast")
     if stages:
         panel.ui.stagesCombo.setCurrentIndex(panel.ui.stagesCombo.findData(stages))
-    if "rigid" in panel.parts.algorithm.keys():
+    if "rigid" in panel._parameterNode.stages:
         desk.choose(panel.parts.algorithm.form.editor("rigid.initialization"), "geometry")
     desk.until(lambda: panel.ui.applyButton.enabled, 5, "an enabled button")
 
