@@ -25,7 +25,8 @@ of `eval_1mm`, resampled to 3 mm and aligned by our affine registration; no syst
 person or any label in training, unless it says so. Dice is the mean over 138 manual labels. Means
 are over the seeds, with the range in brackets. The thresholds are those of
 `Benchmarks/acceptance/plans.py`, fixed before anything was trained; one check was added
-afterwards, that the motions of `dual_prnet` become smaller from level to level. `raw_domain` needs
+afterwards, that the motions of `dual_prnet` become smaller from level to level, and the warps of
+`deep_metric` were made as large as they were meant after its first training. `raw_domain` needs
 no training: its cases are known warps and real motion, each with a sampling mask of its own, and
 the comparator of its errors ends farther away than it began, so these two say little.
 """

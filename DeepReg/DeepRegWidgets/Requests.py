@@ -11,7 +11,9 @@ from DeepRegLib.bridge.request import RegistrationRequest
 from .AlgorithmPart import REFINEMENT, stageKeys, stagesText, usedSettings
 
 #: How a run goes on from the last result; empty text: it does not.
-TO_LANDMARKS, BY_ENGINE, BY_STRUCTURES = "landmarks", "engine", "structures"
+TO_LANDMARKS, BY_STRUCTURES = "landmarks", "structures"
+#: By optimization: of images of one contrast, or of any two.
+BY_ENGINE, ACROSS_CONTRASTS = "engine", "engine across contrasts"
 #: The algorithm that refines its own result, on the maps of the structures that it has learned.
 _TRANSFORMER = "istn"
 _PREVIEW_SECONDS = 0.7
@@ -23,7 +25,7 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
     Args:
         parameterNode: The choices.
         goesOn: `TO_LANDMARKS`: only the last stage, quickly, from the last result bent to the
-            landmarks; `BY_ENGINE` and `BY_STRUCTURES`: see `refinementOf`.
+            landmarks; `BY_ENGINE`, `ACROSS_CONTRASTS`, `BY_STRUCTURES`: see `refinementOf`.
     """
     node = parameterNode
     goesOn = goesOn if node.resultTransform is not None else ""
@@ -33,14 +35,17 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
         stages, preset, initial = stagesText(stageKeys(stages)[-1:]), "fast", node.resultTransform
     elif goesOn == BY_STRUCTURES:
         more = {f"{_TRANSFORMER}.pair_steps": _pairSteps()}
-    elif goesOn == BY_ENGINE:
+    elif goesOn in (BY_ENGINE, ACROSS_CONTRASTS):
         stages, initial = stagesText([REFINEMENT]), node.resultTransform
+    used = usedSettings(node, stages)
+    if goesOn == ACROSS_CONTRASTS:
+        used = {f"{REFINEMENT}.modality": "different", **used}
     return RegistrationRequest(
         node.fixedVolume,
         node.movingVolume,
         algorithm=stages,
         preset=preset,
-        settings={**usedSettings(node, stages), **more},
+        settings={**used, **more},
         device=node.device.value,
         fixed_mask=node.fixedMask,
         fixed_segment=node.fixedSegment,
@@ -63,7 +68,8 @@ def requestOf(parameterNode, goesOn: str = "") -> RegistrationRequest:
 def refinementOf(parameterNode, request, transform) -> tuple[str, str]:
     """Returns how the last result can be refined: for `requestOf`, and as the text of a button.
 
-    What a trained model finds goes on by optimization. Image-and-spatial transformers rather run
+    What a trained model finds goes on by optimization, which must not expect one contrast where the
+    model does not. Image-and-spatial transformers rather run
     again and change the transform until the learned maps of the structures agree.
 
     Args:
@@ -83,7 +89,8 @@ def refinementOf(parameterNode, request, transform) -> tuple[str, str]:
     if not isLast or spec is None or not spec.needs.training or spec.transform == "linear":
         return nothing
     if key != _TRANSFORMER:
-        return BY_ENGINE, _("Refine by optimization")
+        engine = ACROSS_CONTRASTS if "different" in spec.modalities else BY_ENGINE
+        return engine, _("Refine by optimization")
     name = f"{key}.pair_steps"
     isRefined = request.settings.get(name, spec.values(request.preset)["pair_steps"])
     if isRefined or node.algorithm != key:

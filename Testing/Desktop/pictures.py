@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 
 import panel_support as desk
+import qt
 import slicer
 
 SAMPLES = desk.ROOT / "Resources" / "SampleData"
@@ -30,3 +32,21 @@ def bring(panel, widget):
         area = area.parentWidget()
     area.ensureWidgetVisible(widget)
     desk.settle(0.2)
+
+
+def run(take):
+    """Calls a function when the application is ready, then ends that with 0, or 1 if it failed."""
+
+    def main():
+        code = 0
+        try:
+            take()
+        except BaseException:
+            traceback.print_exc()
+            picture("failure")
+            code = 1
+        slicer.util.exit(code)
+
+    # With --testing the application would end as soon as the script has been read.
+    slicer.app.commandOptions().runPythonAndExit = False
+    qt.QTimer.singleShot(500, main)

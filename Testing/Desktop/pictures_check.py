@@ -10,17 +10,15 @@ button, and checked again.
 from __future__ import annotations
 
 import sys
-import traceback
 from pathlib import Path
 
-import qt
 import slicer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import panel_support as desk
-from pictures import SAMPLES, bring, picture
+from pictures import SAMPLES, bring, picture, run
 
 MODEL = "vxm_brain_t1"
 
@@ -60,18 +58,4 @@ def take():
     picture("20-check-after")
 
 
-def main():
-    """Ends the application with 0 or 1."""
-    code = 0
-    try:
-        take()
-    except BaseException:
-        traceback.print_exc()
-        picture("failure")
-        code = 1
-    slicer.util.exit(code)
-
-
-# With --testing the application would end as soon as this file has been read.
-slicer.app.commandOptions().runPythonAndExit = False
-qt.QTimer.singleShot(500, main)
+run(take)

@@ -106,6 +106,24 @@ def test_what_a_model_found_is_refined_by_optimization(panel):
         assert refinementOf(node, *_last(panel, f"+{other}")) == nothing, other
 
 
+@pytest.mark.parametrize("key", ["deep_metric", "label_reg"])
+def test_a_model_for_two_contrasts_is_refined_across_contrasts(panel, key):
+    """Local correlation alone would spoil what it found."""
+    from DeepRegWidgets.Requests import ACROSS_CONTRASTS, BY_ENGINE, refinementOf, requestOf
+
+    node = panel._parameterNode
+    _volumes(node)
+    desk.choose(panel.ui.algorithmCombo, key)
+    last = _last(panel, f"rigid+affine+{key}")
+    assert refinementOf(node, *last) == (ACROSS_CONTRASTS, "Refine by optimization")
+    asked = requestOf(node, ACROSS_CONTRASTS)
+    assert (asked.algorithm, asked.initial) == ("+greedy", last[1])
+    assert asked.settings == {"greedy.modality": "different"}
+    assert requestOf(node, BY_ENGINE).settings == {}
+    node.settings = '{"greedy.modality": "same"}'
+    assert requestOf(node, ACROSS_CONTRASTS).settings == {"greedy.modality": "same"}
+
+
 def test_transformers_are_refined_on_the_structures_that_they_learned(panel):
     from DeepRegWidgets.Requests import BY_STRUCTURES, refinementOf, requestOf
 
