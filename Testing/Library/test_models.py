@@ -1,57 +1,28 @@
-"""Model files: cards, folders, what is refused and with which sentence, and the command."""
+"""Model files: cards, folders, what is refused and with which sentence."""
 
 import json
 import os
 import struct
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from model_files import card, folders, network, noise, saved
 from torch import nn
 
 from DeepRegLib import models, registry
-from DeepRegLib.cli import main
 from DeepRegLib.errors import FileFormatError, ParameterError
-from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.model_file import fill, load_weights, save_model
 
 ROOT = Path(__file__).parents[2]
 LEARNED = [key for key, spec in registry.specs().items() if spec.needs.training]
 
 
-def card(**changes):
-    standard = ModelCard(
-        name="standard", algorithm="tiny", parameters={"channels": 4, "sizes": [8, 16]},
-        spacing_mm=3.0, shape=(64, 80, 64), anatomy="brain", contrast="T1", data="generated",
-        terms="CC0", figures={"dice": 0.81}, training={"steps": 10, "seed": 1},
-    )  # fmt: skip
-    return replace(standard, **changes)
-
-
-def network(channels=4, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv3d(2, channels, 3), nn.BatchNorm3d(channels), nn.Linear(3, 3))
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The user's folder of models, and an empty one of DeepReg's beside it."""
-    own, shipped = tmp_path / "own", tmp_path / "shipped"
-    own.mkdir()
-    shipped.mkdir()
-    monkeypatch.setenv("DEEPREG_MODELS", str(own))
-    monkeypatch.setattr(models, "SHIPPED", (shipped,))
-    return own
-
-
-def saved(path, day=0, **changes):
-    save_model(path, network(), card(**changes))
-    os.utime(path, (1e9 + day, 1e9 + day))
-    return path
+    return folders(tmp_path, monkeypatch)
 
 
 def rewritten(path, change):
@@ -174,10 +145,6 @@ def _longer(path):
     path.write_bytes(path.read_bytes() + b"more")
 
 
-def _noise(path):
-    path.write_bytes(os.urandom(4000))
-
-
 def _pickled(path):
     torch.save({"weight": torch.ones(3)}, path)
 
@@ -217,7 +184,7 @@ def _unknown_type(path):
         (_cut, "truncated"),
         (_cut_in_the_header, "no safetensors file"),
         (_longer, "truncated or damaged"),
-        (_noise, "no safetensors file"),
+        (noise, "no safetensors file"),
         (_pickled, "no safetensors file"),
         (lambda path: path.write_bytes(b""), "no safetensors file"),
         (lambda path: path.unlink(), "cannot be read"),
@@ -302,7 +269,7 @@ def test_several_folders_are_looked_through(tmp_path, folder, monkeypatch):
 
 
 def test_a_damaged_file_is_listed_with_its_problem_and_never_taken(folder):
-    _noise(folder / "newest.safetensors")
+    noise(folder / "newest.safetensors")
     saved(folder / "good.safetensors")
     bad = next(file for file in models.list_models() if file.name == "newest")
     assert bad.card is None and "no safetensors file" in bad.problem
@@ -357,80 +324,3 @@ def test_a_shipped_model_says_what_it_is_and_fits(path):
     assert {"dice", "correlation"} & set(read.figures) and path.stat().st_size < 10_000_000
     system = registry.create(read.algorithm)
     system.trained(models.find_model(read.algorithm, str(path)))
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def call(*words):
-    try:
-        return main(["models", *map(str, words)])
-    except SystemExit as end:
-        return end.code
-
-
-def test_the_command_lists_and_describes(folder, capsys):
-    assert call() == 0
-    assert "no trained models" in capsys.readouterr().out
-    saved(folder / "good.safetensors")
-    _noise(folder / "bad.safetensors")
-    assert call() == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert listed[0].split() == ["NAME", "ALGORITHM", "SPACING", "FROM", "FOR"]
-    good = next(line for line in listed if line.startswith("good"))
-    assert good.split() == ["good", "tiny", "3", "mm", "you", "brain,", "T1"]
-    assert any("no safetensors file" in line for line in listed if line.startswith("bad"))
-    assert call("good") == 0
-    shown = capsys.readouterr().out
-    for text in ("64 x 80 x 64", "generated", "CC0", "dice = 0.81", "channels = 4", "seed = 1"):
-        assert text in shown
-    assert call("--json") == 0
-    content = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert content["good"]["card"]["spacing_mm"] == 3.0 and content["bad"]["card"] is None
-
-
-@pytest.mark.parametrize("word", ["--check", None])
-def test_the_command_refuses_with_a_sentence(folder, capsys, word):
-    _noise(folder / "bad.safetensors")
-    words = [word] if word else []
-    for name, said in (("none", "no model 'none'"), ("bad", "no safetensors file")):
-        assert call(*words, name) == 2
-        captured = capsys.readouterr()
-        assert said in captured.err and captured.out == "" and captured.err.count("\n") == 1
-
-
-def test_a_model_of_an_unknown_algorithm_is_described_but_fails_the_check(folder, capsys):
-    path = saved(folder / "good.safetensors")
-    assert call(path) == 0
-    assert call("--check", "good") == 2
-    assert "no algorithm 'tiny'" in capsys.readouterr().err
-
-
-def test_a_model_for_an_algorithm_that_takes_none_fails_the_check(folder, capsys):
-    saved(folder / "good.safetensors", algorithm="greedy")
-    assert call("--check", "good") == 2
-    assert "takes no model" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(not LEARNED, reason="there is no system that learns yet")
-def test_a_model_of_a_system_passes_the_check_and_a_misfit_does_not(folder, capsys):
-    key = LEARNED[0]
-    system, spec = registry.create(key), registry.spec(key)
-    values = {p.name: p.default for p in spec.parameters if p.training}
-    network_ = system.build()
-    save_model(folder / "m.safetensors", network_, card(algorithm=key, parameters=values))
-    assert call("--check", "m") == 0
-    assert "fits" in capsys.readouterr().out
-    save_model(folder / "m.safetensors", network(), card(algorithm=key, parameters=values))
-    assert call("--check", "m") == 2
-    assert "does not fit the network" in capsys.readouterr().err
-
-
-def test_listing_models_needs_nothing_heavy(folder):
-    saved(folder / "good.safetensors")
-    code = (
-        "import sys; from DeepRegLib.cli import main; code = main(['models']); "
-        "print(code, sorted(set(sys.modules) & {'torch', 'numpy', 'safetensors'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
