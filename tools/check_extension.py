@@ -31,8 +31,8 @@ _METADATA = ("EXTENSION_HOMEPAGE", "EXTENSION_CONTRIBUTORS", "EXTENSION_DESCRIPT
 _LICENSES = ("LICENSE", "LICENCE", "LICENSE.txt", "License.txt", "license.txt", "COPYING",
              "COPYING.txt")  # fmt: skip
 _LIMIT_MB = 100
-#: Not part of a checkout.
-_LOCAL = {".venv", "venv", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache",
+#: Not among the files of a checkout.
+_LOCAL = {".git", ".venv", "venv", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache",
           "__pycache__"}  # fmt: skip
 #: What the module may import when its files are loaded: Slicer has these, and the extension itself.
 _IMPORTS = {"qt", "ctk", "slicer", "vtk", "numpy", "SimpleITK", "scipy", "DeepRegLib",
@@ -145,10 +145,14 @@ def check_license(root: Path) -> Iterator[str]:
 
 
 def check_size(root: Path) -> Iterator[str]:
-    """A checkout is not larger than the index allows."""
-    total = sum(file.lstat().st_size for file in _files(root)) / 2**20
+    """A clone of the newest commit is not larger than the index allows.
+
+    Such a clone holds every file twice, the second time compressed under .git; the .git that lies
+    here is not measured, for how full it is depends on what was done with it.
+    """
+    total = 2 * sum(file.lstat().st_size for file in _files(root)) / 2**20
     if total > _LIMIT_MB:
-        yield f"the repository has {total:.0f} MB; at most {_LIMIT_MB} are allowed"
+        yield f"a clone of the repository may have {total:.0f} MB; at most {_LIMIT_MB} are allowed"
 
 
 def check_torch(root: Path) -> Iterator[str]:

@@ -136,11 +136,13 @@ def test_a_large_repository_is_caught(repository, monkeypatch):
     assert not list(checks.check_size(repository))
     monkeypatch.setattr(checks, "_LIMIT_MB", 0.5)
     assert any("at most 0.5" in text for text in checks.check_size(repository))
-    # What is not part of a checkout does not count.
-    write(repository, "build/large.bin", "x" * 3_000_000)
+    # What is not part of a checkout does not count, nor what git keeps of earlier commits.
     monkeypatch.setattr(checks, "_LIMIT_MB", 100)
-    before = list(checks._files(repository))
-    assert not any(file.name == "large.bin" for file in before)
+    for name in ("build/large.bin", ".git/objects/pack/large.pack"):
+        write(repository, name, "x" * 60_000_000)
+    assert not list(checks.check_size(repository))
+    write(repository, "Resources/large.bin", "x" * 60_000_000)
+    assert list(checks.check_size(repository))
 
 
 def test_good_code_passes(repository):
