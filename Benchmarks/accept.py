@@ -82,7 +82,8 @@ def run(system: str, plan: Plan, options: argparse.Namespace) -> None:
                 continue
             print(f"{system}, {name}, seed {seed}, {steps} steps ...", flush=True)
             algorithm, result = training.train(system, variant, seed, steps)
-            figures = evaluate(algorithm, result.network, {n: MEASURES[n] for n in plan.extra})
+            measures = {n: MEASURES[n] for n in plan.extra}
+            figures = evaluate(algorithm, result.network, measures, plan.usual)
             entry = {
                 **key,
                 "values": dict(variant.values),

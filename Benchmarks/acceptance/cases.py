@@ -57,7 +57,7 @@ class EvaluationPair:
 
     @property
     def inside(self) -> Tensor:
-        """Voxels of the fixed brain, (1, 1, *FRAME.shape)."""
+        """Voxels of the fixed object, (1, 1, *FRAME.shape)."""
         return self.fixed_labels > 0
 
     @property

@@ -189,4 +189,5 @@ PLAN = Plan(
     checks,
     steps=3000,
     extra=("discrimination", "metric_registration"),
+    usual=False,
 )

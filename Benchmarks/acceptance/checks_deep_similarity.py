@@ -1,4 +1,8 @@
-"""What deep similarity has to show: estimates that are right, and a registration by them."""
+"""What deep similarity has to show: estimates that are right, and a registration by them.
+
+Trained and tested on the mouse skulls (`skulls`): on whole brains mutual information never fails
+from such starts, so that nothing could succeed more often.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from .cases import SPACING_MM
 from .dealigned import Start, starts_of_error, tre_mm
 from .figures import Figures
 from .plans import Check, Plan, Rows, Variant, at_least, at_most, mean
+from .skulls import skull_pairs, skulls
 
 #: Alignments that are judged, and starts that are registered.
 _JUDGED, _REGISTERED = 240, 48
@@ -31,7 +36,7 @@ def estimates(algorithm: Trainable, network: nn.Module) -> Figures:
     """Correlation of estimated and true errors from 0 to 20 mm, and their mean distance."""
     found, truth = [], []
     with torch.no_grad():
-        for start in starts_of_error(_JUDGED, 0.0, 20.0):
+        for start in starts_of_error(skull_pairs(), _JUDGED, 0.0, 20.0):
             moved = moved_by(start.pair.moving, start.matrix[None].float(), None)
             found.append(float(network(start.pair.fixed, moved)))
             truth.append(tre_mm(start.pair, start.matrix))
@@ -63,7 +68,7 @@ def by_estimates(algorithm: Trainable, network: nn.Module) -> Figures:
 
 @cache
 def _starts() -> list[Start]:
-    return starts_of_error(_REGISTERED, 10.0, 20.0)
+    return starts_of_error(skull_pairs(), _REGISTERED, 10.0, 20.0)
 
 
 @cache
@@ -96,8 +101,9 @@ def checks(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
 
 EXTRA = {"estimates": estimates, "by_estimates": by_estimates}
 PLAN = Plan(
-    {"full": Variant(settings={"batch": 2})},
+    {"full": Variant(settings={"batch": 2}, wrap=skulls)},
     checks,
     steps=3000,
     extra=("estimates", "by_estimates"),
+    usual=False,
 )

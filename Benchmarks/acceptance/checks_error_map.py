@@ -137,4 +137,5 @@ PLAN = Plan(
     checks,
     steps=2000,
     extra=("known_errors", "real_registrations"),
+    usual=False,
 )

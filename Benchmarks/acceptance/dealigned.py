@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,9 @@ from DeepRegLib.registration.rigid_motion import (
     target_error_mm,
 )
 
-from .cases import SPACING_MM, EvaluationPair, evaluation_pairs
+from .cases import SPACING_MM, EvaluationPair
 
-#: What the affine registration of the pairs leaves is the truth: no motion at all.
+#: The pairs are aligned, so the truth is no motion at all.
 STILL = torch.eye(4, dtype=torch.float64)
 _SEED = 20171
 
@@ -48,11 +49,13 @@ class Start:
         )  # fmt: skip
 
 
-def starts_within(count: int, shift_voxel: float, turn_deg: float) -> list[Start]:
+def starts_within(
+    pairs: Sequence[EvaluationPair], count: int, shift_voxel: float, turn_deg: float
+) -> list[Start]:
     """Starts that are shifted and turned evenly within bounds along and about each axis."""
     generator = torch.Generator().manual_seed(_SEED)
     bounds = torch.tensor([shift_voxel * SPACING_MM] * 3 + [turn_deg] * 3, dtype=torch.float64)
-    pairs, found = evaluation_pairs(), []
+    found = []
     for number in range(count):
         pair = pairs[number % len(pairs)]
         drawn = bounds * (2.0 * torch.rand(6, generator=generator, dtype=torch.float64) - 1.0)
@@ -61,9 +64,11 @@ def starts_within(count: int, shift_voxel: float, turn_deg: float) -> list[Start
     return found
 
 
-def starts_of_error(count: int, low_mm: float, high_mm: float) -> list[Start]:
+def starts_of_error(
+    pairs: Sequence[EvaluationPair], count: int, low_mm: float, high_mm: float
+) -> list[Start]:
     """Starts whose target registration errors are evenly spread between two numbers."""
-    pairs, found = evaluation_pairs(), []
+    found = []
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         for number in range(count):
@@ -76,7 +81,7 @@ def starts_of_error(count: int, low_mm: float, high_mm: float) -> list[Start]:
 
 
 def tre_mm(pair: EvaluationPair, matrix: Tensor) -> float:
-    """Target registration error at the surface of the fixed brain, mm."""
+    """Target registration error at the surface of the fixed object, mm."""
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         points = surface_points(pair.fixed, 500)
@@ -84,7 +89,7 @@ def tre_mm(pair: EvaluationPair, matrix: Tensor) -> float:
 
 
 def corner_voxel(pair: EvaluationPair, matrix: Tensor) -> float:
-    """Mean distance of the corners of the fixed brain's box from the truth, voxels."""
+    """Mean distance of the corners of the fixed object's box from the truth, voxels."""
     voxels = pair.inside[0, 0].nonzero().double()
     ends = torch.stack([voxels.amin(dim=0), voxels.amax(dim=0)])
     corners = torch.cartesian_prod(*ends.T)

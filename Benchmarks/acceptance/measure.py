@@ -23,12 +23,14 @@ Predict = Callable[[EvaluationPair], Prediction]
 Measure = Callable[[Trainable, nn.Module], Figures]
 
 
-def evaluate(algorithm: Trainable, network: nn.Module, measures: Mapping[str, Measure]) -> Figures:
-    """Mean figures over the test pairs; `stages` among the measures stands for the usual ones."""
+def evaluate(
+    algorithm: Trainable, network: nn.Module, measures: Mapping[str, Measure], usual: bool = True
+) -> Figures:
+    """Mean figures over the test pairs, the usual ones if they are wanted, and further ones."""
     network.eval()
     predict = _predictor(algorithm, network)
     figures: Figures = {}
-    if "stages" not in measures:
+    if usual:
         figures |= over_pairs(evaluation_pairs(), lambda pair: _standard(pair, predict))
     for further in measures.values():
         figures |= further(algorithm, network)

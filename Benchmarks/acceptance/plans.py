@@ -63,12 +63,15 @@ class Plan:
         checks: Judges mean figures, from the rows of the variants and of the baselines.
         steps: Steps of a training.
         extra: Names of further measures (see `measure.EXTRA`).
+        usual: Whether Dice and the like on the test brains are measured, too. They say nothing of
+            systems that judge, or that were trained on something else.
     """
 
     variants: Mapping[str, Variant]
     checks: Callable[[Rows, Mapping[str, Figures]], list[Check]]
     steps: int = 1200
     extra: tuple[str, ...] = ()
+    usual: bool = True
 
 
 def mean(rows: Rows, variant: str, key: str) -> float:
@@ -221,7 +224,7 @@ PLANS: dict[str, Plan] = {
     ),
     # Its affine network learns little from one pair at a time.
     "dlir": Plan(
-        {"full": Variant(settings={"batch": 3})}, _dlir, steps=2000, extra=("stages",)
+        {"full": Variant(settings={"batch": 3})}, _dlir, steps=2000, extra=("stages",), usual=False
     ),
     "dual_prnet": Plan(
         {"full": Variant(), "with correlation": Variant({"correlation": True}), "vxm": _VXM,
