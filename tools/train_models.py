@@ -36,16 +36,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "dlir": {"steps": 1500},
     "dual_prnet": {"steps": 1000},
     "pmrn": {"steps": 1000},
-    # Half of the usual features, and four patches of four pairs: pairs take longer than patches.
+    # Half of the usual features, and two patches of four pairs: pairs take longer than patches.
     "error_map": {
         "steps": 1500,
-        "parameters": {
-            "channels": (16, 32),
-            "hidden": (256, 64),
-            "patch": 28,
-            "mixed": 4,
-            "patches": 4,
-        },
+        "parameters": {"channels": (16, 32), "hidden": (256, 64), "mixed": 4, "patches": 2},
     },
     "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
     "cvae": {"steps": 2500},

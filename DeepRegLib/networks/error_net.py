@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ParameterError
+from ..geometry.jacobian import spatial_gradient
 from ..geometry.sampling import sample, voxel_coordinates
 
 #: Distances in voxels at which a volume can be judged.
 STEPS = (1, 2, 4)
 #: Voxels of the volume that are judged at once; more would need much memory.
 _MOST = 3_000_000
+#: Change of intensity per voxel below which a slope says little; intensities run from 0 to 1.
+_FLAT = 0.07
 #: Share of a batch in the running statistics: few patches tell little of all.
 _MOMENTUM = 0.05
 
@@ -63,7 +66,7 @@ class ErrorNetwork(nn.Module):
     """Estimates a registration error from both images around a place.
 
     Convention:
-        A patch has `field` voxels along each axis, 4 x window + 12, an even number; what is said of
+        A patch has `field` voxels along each axis, 4 x window + 14, an even number; what is said of
         it is said of its middle, between two voxels. Error in mm, a linear number without bound.
 
     Args:
@@ -92,8 +95,8 @@ class ErrorNetwork(nn.Module):
             )
         first, second = channels
         #: Voxels of a patch along each axis.
-        self.field = 4 * window + 12
-        self.fine = nn.ModuleList([Layer(2, first, 3), Layer(first, first, 3)])
+        self.field = 4 * window + 14
+        self.fine = nn.ModuleList([Layer(5, first, 3), Layer(first, first, 3)])
         self.coarse = nn.ModuleList([Layer(first, second, 3), Layer(second, second, 3)])
         self.dense = nn.ModuleList(
             [Layer(second, hidden[0], window), Layer(hidden[0], hidden[1], 1)]
@@ -120,7 +123,7 @@ class ErrorNetwork(nn.Module):
         """
         settled = settled or not self.training
         strides = (2 if step > 1 else 1, 2 if step > 2 else 1)
-        features, dilation = pair, 1
+        features, dilation = _shown(pair), 1
         for layers, stride in zip((self.fine, self.coarse), strides):
             for layer in layers:
                 features = layer(features, dilation, settled)
@@ -164,3 +167,15 @@ class ErrorNetwork(nn.Module):
         found = torch.cat(parts, dim=2)
         where = (voxel_coordinates(shape, pair.device) + 0.5) / step
         return sample(found.float(), where)
+
+
+def _shown(pair: Tensor) -> Tensor:
+    """Returns what the network is shown, (B, 5, *shape less 2): the images, and their forces.
+
+    A force is the displacement that the difference of both asks for along the slope of their mean,
+    at most half a voxel (Thirion 1998, doi:10.1016/S1361-8415(98)80022-4).
+    """
+    apart, slope = pair[:, :1] - pair[:, 1:], spatial_gradient(pair.mean(dim=1, keepdim=True))[:, 0]
+    squares = slope.square().sum(dim=1, keepdim=True) + apart.square() + _FLAT**2
+    shown = torch.cat([pair, apart * slope / squares], dim=1)[..., 1:-1, 1:-1, 1:-1]
+    return shown.contiguous(memory_format=torch.channels_last_3d)

@@ -47,6 +47,8 @@ class Residual:
     Args:
         size_mm: Largest standard deviation of the velocities, at each of their widths.
         widths_mm: Distances over which they change; they add up.
+        present: Probability that a width is among those of a pair. If all always were, errors of
+            short reach alone, which are what a registration leaves, would never be seen.
         blur_voxel: Largest standard deviation of the blur that resampling leaves in a moved image.
         registered: Probability that a pair shows two people whom an algorithm registered.
 
@@ -56,14 +58,15 @@ class Residual:
 
     size_mm: float = 2.0
     widths_mm: tuple[float, ...] = (12.0, 24.0, 48.0, 96.0)
+    present: float = 0.5
     blur_voxel: float = 0.6
-    registered: float = 0.4
+    registered: float = 0.15
 
     def __post_init__(self) -> None:
         if min(self.size_mm, self.blur_voxel, *self.widths_mm) < 0.0 or not self.widths_mm:
             raise InputError("Errors have sizes and widths of 0 mm or more.")
-        if not 0.0 <= self.registered <= 1.0:
-            raise InputError("The probability of registered pairs lies between 0 and 1.")
+        if not all(0.0 <= share <= 1.0 for share in (self.registered, self.present)):
+            raise InputError("Probabilities of registered pairs and widths lie between 0 and 1.")
 
     def draw(
         self, frame: ModelFrame, count: int, generator: torch.Generator
@@ -77,7 +80,8 @@ class Residual:
         spacing = 2.0 * frame.spacing_mm
         velocity = torch.zeros(count, 3, *shape)
         for width in self.widths_mm:
-            size = self.size_mm / spacing * evenly(count, generator)
+            there = (evenly(count, generator) < self.present).float()
+            size = self.size_mm / spacing * evenly(count, generator) * there
             noise = smooth_noise(shape, count, 3, max(width / spacing, 1.0), generator)
             velocity = velocity + size * noise
         gate = smooth_noise(shape, count, 1, _GATE_MM / spacing, generator)

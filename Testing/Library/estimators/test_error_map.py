@@ -23,7 +23,7 @@ from DeepRegLib.training.agreement import agreement
 from DeepRegLib.training.residual_pairs import Residual, ResidualPairs
 from DeepRegLib.training.validation import validate
 
-SMALL = {"channels": (4, 6), "hidden": (8, 6), "window": 1, "patch": 20, "patches": 2}
+SMALL = {"channels": (4, 6), "hidden": (8, 6), "window": 1, "patch": 22, "patches": 2}
 
 
 def make(**values):
@@ -43,7 +43,7 @@ def textured(shape, seed=0):
 class Says(nn.Module):
     """Stands for a network that says a number for every patch, and remembers what it saw."""
 
-    field = 16
+    field = 18
 
     def __init__(self, number):
         super().__init__()
@@ -51,7 +51,7 @@ class Says(nn.Module):
 
     def forward(self, pair, step=4, settled=False):
         self.seen = pair
-        return self.number.expand(len(pair), 1, *((n - 16) // 4 + 1 for n in pair.shape[2:]))
+        return self.number.expand(len(pair), 1, *((n - self.field) // step + 1 for n in pair.shape[2:]))
 
 
 def test_the_objective_is_the_squared_difference_from_the_clipped_error():
@@ -77,11 +77,11 @@ def test_errors_are_compared_at_the_middle_of_the_patches():
     class Reads(Says):
         def forward(self, pair, step=4, settled=False):
             row = pair[:, :1].amax((2, 4), keepdim=True)  # channel 0 is the moving image
-            count = [(n - 16) // 4 + 1 for n in pair.shape[2:]]
+            count = [(n - self.field) // step + 1 for n in pair.shape[2:]]
             # The two rows around the middle; beyond the image there is nothing to read.
             rows = [
-                torch.stack([row[:, :, 0, 4 * i + k, 0] for i in range(count[1])], 2)
-                for k in (7, 8)
+                torch.stack([row[:, :, 0, step * i + k, 0] for i in range(count[1])], 2)
+                for k in (8, 9)
             ]
             inside = [(values > 0).float() for values in rows]
             place = sum((values - 1.0) * share for values, share in zip(rows, inside))
@@ -89,7 +89,7 @@ def test_errors_are_compared_at_the_middle_of_the_patches():
             return 0.1 * place.expand(len(pair), 1, *count) + 0.0 * self.number
 
     torch.manual_seed(3)
-    terms = make(largest_mm=100.0, patch=24).training_loss(Reads(0.0), batch)
+    terms = make(largest_mm=100.0, patch=26).training_loss(Reads(0.0), batch)
     assert terms["error"].item() == pytest.approx(0.0, abs=1e-8)
 
 
@@ -99,7 +99,7 @@ def test_the_background_does_not_count_and_patches_lie_at_what_is_shown():
     image[:, :, 20:24, 20:24, 20:24] = 1.0
     truth = torch.ones(1, 3, *shape) * 100.0
     network = Says(0.0)
-    system = make(patch=20, patches=20, largest_mm=3.0)
+    system = make(patch=22, patches=20, largest_mm=3.0)
     terms = system.training_loss(network, Batch(image, image, 3.0, truth=truth))
     assert terms["error"].item() == pytest.approx(9.0, rel=1e-5)
     assert (network.seen.amax((1, 2, 3, 4)) == 1.0).all() and len(network.seen) == 20
@@ -111,7 +111,7 @@ def test_small_volumes_are_padded_to_a_patch():
     shape = (12, 30, 18)
     image = torch.rand(1, 1, *shape)
     batch = Batch(image, image, 3.0, truth=torch.zeros(1, 3, *shape))
-    system = make(patch=24)
+    system = make(patch=26)
     torch.manual_seed(0)
     assert total(system.training_loss(system.build().train(), batch)).isfinite()
 
@@ -230,7 +230,7 @@ def test_it_learns_from_any_pairs(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [({"step": 3}, "takes 1, 2 or 4"), ({"window": 2, "patch": 18}, "20 voxels or more")],
+    [({"step": 3}, "takes 1, 2 or 4"), ({"window": 2, "patch": 20}, "22 voxels or more")],
 )
 def test_values_that_do_not_fit_are_refused(values, words):
     with pytest.raises(ParameterError, match=words):
@@ -257,10 +257,10 @@ def test_places_at_the_edges_are_judged_in_training():
     image[:, :, :2] = 1.0  # all that is shown touches the edge
     truth = torch.ones(1, 3, *shape)
     network = Says(0.0)
-    system = make(patch=16, patches=12, largest_mm=2.0)
+    system = make(patch=18, patches=12, largest_mm=2.0)
     torch.manual_seed(1)
     terms = system.training_loss(network, Batch(image, image, 3.0, truth=truth))
     assert terms["error"].item() == pytest.approx(4.0, rel=1e-4)
-    # The middle of a patch of 16 voxels is where the image is: half of it lies beyond the edge.
+    # The middle of a patch of 18 voxels is where the image is: half of it lies beyond the edge.
     rows = network.seen[:, 0].amax((2, 3))
-    assert (rows[:, :6] == 0).all() and (rows[:, 6:9] == 1).any(dim=1).all()
+    assert (rows[:, :7] == 0).all() and (rows[:, 7:10] == 1).any(dim=1).all()

@@ -19,7 +19,7 @@ def make(window=1, seed=0):
     return network.eval()
 
 
-@pytest.mark.parametrize(("window", "field"), [(1, 16), (2, 20), (5, 32)])
+@pytest.mark.parametrize(("window", "field"), [(1, 18), (2, 22), (5, 34)])
 def test_the_field_is_what_one_answer_needs(window, field):
     network = ErrorNetwork((2, 3), (4, 3), window)
     assert network.field == field
@@ -30,7 +30,7 @@ def test_the_field_is_what_one_answer_needs(window, field):
 
 def test_an_untrained_network_says_the_start():
     network = ErrorNetwork((2, 3), (4, 3), 1, start=2.5).eval()
-    assert network(torch.zeros(1, 2, 16, 16, 16)).item() == pytest.approx(2.5, abs=0.2)
+    assert network(torch.zeros(1, 2, 18, 18, 18)).item() == pytest.approx(2.5, abs=0.2)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
