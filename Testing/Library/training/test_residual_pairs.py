@@ -32,7 +32,7 @@ def mean_difference(batch, displacement):
 def plain(monkeypatch):
     """Intensities stay as they are."""
     monkeypatch.setattr(residual_pairs, "SHADES", STILL)
-    return Residual(size_mm=2.0, widths_mm=(24.0, 48.0), blur_voxel=0.0)
+    return Residual(size_mm=2.0, widths_mm=(24.0, 48.0), present=1.0, blur_voxel=0.0)
 
 
 class Unknown(Blobs):
@@ -71,6 +71,19 @@ def test_errors_have_many_sizes_and_spare_some_places():
     _, coarse = Residual().draw(ModelFrame(6.0, (12, 16, 14)), 12, generator(2))
     mean = (coarse.norm(dim=1) * 6.0).mean()
     assert mean.item() == pytest.approx(size.mean().item(), rel=0.4)
+
+
+def test_a_width_may_be_absent():
+    """So that errors of short reach are seen alone, and none at all, too."""
+    frame, widths = ModelFrame(3.0, (24, 32, 28)), (12.0, 200.0)
+    lengths, roughness = [], []
+    for present in (0.0, 0.5, 1.0):
+        _, missing = Residual(widths_mm=widths, present=present).draw(frame, 24, generator(2))
+        lengths.append(missing.flatten(1).norm(dim=1))
+        roughness.append(missing.diff(dim=3).flatten(1).norm(dim=1) / lengths[-1].clamp(min=1e-6))
+    assert (lengths[0] == 0).all() and (lengths[2] > 0).all()
+    assert 2 <= int((lengths[1] == 0).sum()) <= 12  # six are to be expected
+    assert roughness[1].max() > 1.1 * roughness[2].max()
 
 
 def test_images_of_one_person_differ_in_intensity_alone():
