@@ -18,27 +18,27 @@ FOLDER = ROOT / "Benchmarks" / "results" / "acceptance"
 PAGE = ROOT / "docs" / "acceptance.md"
 HEAD = """# What the learned systems have shown
 
-Made by `python Benchmarks/accept_table.py` from `Benchmarks/results/acceptance/*.json`;
-`make acceptance SYSTEM=vxm` measures a system anew. Unless it says otherwise, trainings ran on the fifteen people of
-`brain_t1_oasis/train_2mm` at 3 mm, with every test on the twelve ordered pairs of the four people
-of `eval_1mm`, resampled to 3 mm and aligned by our affine registration; no system saw a test
-person or any label in training, unless it says so. Dice is the mean over 138 manual labels. Means
-are over the seeds, with the range in brackets.
+Made by `python Benchmarks/accept_table.py` from `Benchmarks/results/acceptance/*.json`; `make
+acceptance SYSTEM=vxm` measures a system anew. Unless it says otherwise, trainings ran on the
+fifteen people of `brain_t1_oasis/train_2mm` at 3 mm, with every test on the twelve ordered pairs of
+the four people of `eval_1mm`, resampled to 3 mm and aligned by our affine registration; no system
+saw a test person or any label in training, unless it says so. Dice is the mean over 138 manual
+labels. Means are over the seeds, with the range in brackets.
 
 Other data have: `deep_metric` (T1 and FLAIR images of `brain_t1_flair`, four people to train with
 and two to test on, at 1.5 mm); `deep_similarity` and `rl_rigid` (`mouse_skull_ct`, ten strains to
 train with, four to test on, posed by their landmarks, and enlarged so that a voxel of 0.45 mm is
 one of 3 mm); `label_reg` (T1 with another contrast, and with FLAIR images of other people).
-`raw_domain` needs no training: its cases are known warps and real motion, each with a sampling
-mask of its own, and the comparator of its errors ends farther away than it began, so these two say
+`raw_domain` needs no training: its cases are known warps and real motion, each with a sampling mask
+of its own, and the comparator of its errors ends farther away than it began, so these two say
 little.
 
 The thresholds stand in `Benchmarks/acceptance`. They were fixed before anything was trained. What
 was changed later: a check was added that the motions of `dual_prnet` become smaller from level to
-level; the warps of `deep_metric` were made as large as they were meant, and its voxels smaller,
-as the warps were less than one; `deep_similarity` and `rl_rigid` moved from brains, on which
-mutual information never fails, to skulls; `error_map` is compared with plain differences besides
-the smoothed ones.
+level; the warps of `deep_metric` were made as large as they were meant, and its voxels smaller, as
+the warps were less than one; `deep_similarity` and `rl_rigid` moved from brains, on which mutual
+information never fails, to skulls; `error_map` is compared with plain differences besides the
+smoothed ones.
 """
 SHIPPED = (
     "Trained on images that are generated from label maps, on two cores, and tested on the same\n"

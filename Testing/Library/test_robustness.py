@@ -250,19 +250,26 @@ def half_errors():
 
 def test_half_of_the_object_bends(half_errors):
     before, after, *_ = half_errors
-    assert after.mean() < 0.9 * before.mean()  # 1.06 of 1.29
+    assert after.mean() < 0.9 * before.mean()  # 0.98 of 1.31
     assert np.percentile(after, 95) < np.percentile(before, 95) + 0.3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Beyond the cut edge the error grows from 1.4 mm (affine) to 2.1 mm: coarse levels spread "
-    "the motion of the seen half over the unseen one, and nothing holds that back (2.1 mm with "
-    "three levels, 1.5 with two, 1.3 with the finest alone).",
-)
 def test_the_cut_edge_is_not_dragged(half_errors):
+    """What moves the seen half is not spread over the other, of which nothing is known."""
     *_, before, after = half_errors
-    assert after.mean() < before.mean() + 0.3
+    assert after.mean() < before.mean() + 0.3  # 1.44 of 1.34; 2.19 where it is spread
+
+
+@pytest.mark.parametrize("algorithm", ["syn", "svf"])
+def test_symmetric_deformations_rest_beyond_the_cut_edge(algorithm):
+    points = pairs.body_points(600)
+    unseen = ~covered(half_grid(), points, BENT)
+    linear = run(ImagePair(show(fixed_grid()), show(moving_grid(), BENT)), "rigid+affine")
+    pair = ImagePair(show(fixed_grid()), show(half_grid(), BENT), initial=linear)
+    keys = parse_stages(f"+{algorithm}")
+    found = run_stages(pair, keys, stage_values(keys, "fast"), Progress()).transform
+    before, after = (BENT.errors_mm(t, points)[unseen].mean() for t in (linear, found))
+    assert after < before + 0.3
 
 
 def torso(points):
