@@ -76,6 +76,9 @@ def for_modality(settings: FreeFormSettings) -> FreeFormSettings:
 class FreeFormObjective:
     """Similarity, bending and change of volume of one level, as a function of the control points.
 
+    Voxels count that the first deformation leads into the moving image (and its mask). If these
+    changed with the deformation, what fits badly would be pushed out of sight.
+
     Args:
         level: The images.
         similarity: What compares them.
@@ -95,6 +98,7 @@ class FreeFormObjective:
         self._level = level.with_features(similarity)
         self._bound = similarity.bind(self._level.fixed, self._level.fixed_mask)
         self._space, self._bending, self._volume = space, bending, volume
+        self._counted: Tensor | None = None
         self._identity = voxel_coordinates(level.grid.shape, level.fixed.device)
         spacing = torch.tensor(level.grid.spacing_mm, device=level.fixed.device)
         self._spacing = spacing.view(1, 3, 1, 1, 1)
@@ -125,9 +129,9 @@ class FreeFormObjective:
         level = self._level
         where = self._space.displacement_mm(parameters)[None] / self._spacing + self._identity
         moved, mask = level.pull_moving(where)
-        if mask is not None and level.fixed_mask is not None:
-            mask = mask * level.fixed_mask
-        value, slope = self._bound.value_and_gradient(moved, mask)
+        if self._counted is None and mask is not None:
+            self._counted = mask if level.fixed_mask is None else mask * level.fixed_mask
+        value, slope = self._bound.value_and_gradient(moved, self._counted)
         if not np.array_equal(level.to_moving, np.eye(4)):
             where = apply_matrix(level.to_moving, where)
         gradient = self._space.gathered(self._moving_force(where, slope))

@@ -260,16 +260,21 @@ def test_the_cut_edge_is_not_dragged(half_errors):
     assert after.mean() < before.mean() + 0.3  # 1.44 of 1.34; 2.19 where it is spread
 
 
-@pytest.mark.parametrize("algorithm", ["syn", "svf"])
-def test_symmetric_deformations_rest_beyond_the_cut_edge(algorithm):
+@pytest.mark.parametrize(
+    "algorithm, seen_share, rest_mm", [("syn", 0.8, 0.3), ("svf", 0.8, 0.3), ("bspline", 0.95, 0.6)]
+)
+def test_other_deformations_of_half_of_the_object(algorithm, seen_share, rest_mm):
+    """B-splines once pushed what fitted badly out of the moving image: 1.47 of 1.31 mm."""
     points = pairs.body_points(600)
-    unseen = ~covered(half_grid(), points, BENT)
+    seen = covered(half_grid(), points, BENT)
     linear = run(ImagePair(show(fixed_grid()), show(moving_grid(), BENT)), "rigid+affine")
     pair = ImagePair(show(fixed_grid()), show(half_grid(), BENT), initial=linear)
     keys = parse_stages(f"+{algorithm}")
-    found = run_stages(pair, keys, stage_values(keys, "fast"), Progress()).transform
-    before, after = (BENT.errors_mm(t, points)[unseen].mean() for t in (linear, found))
-    assert after < before + 0.3
+    found = run_stages(pair, keys, stage_values(keys, "balanced"), Progress()).transform
+    before, after = (BENT.errors_mm(t, points) for t in (linear, found))
+    # syn 0.62 and 1.27, svf 0.62 and 1.36, bspline 1.14 and 1.79; affine 1.31 and 1.34
+    assert after[seen].mean() < seen_share * before[seen].mean()
+    assert after[~seen].mean() < before[~seen].mean() + rest_mm
 
 
 def torso(points):
