@@ -144,8 +144,7 @@ class Compositive:
 
     def forward(self) -> Field:
         """Returns the deformation; see `Deformation`."""
-        u = self._displacement
-        return Field(self._objective.view.rested(u, u), self._lattice.grid)
+        return Field(self._displacement, self._lattice.grid)
 
 
 class Symmetric:
@@ -184,14 +183,12 @@ class Symmetric:
 
     def carried(self) -> tuple[Field, ...]:
         """Returns both halves; see `Deformation`."""
-        view, to_moving = self._objective.view, self._halves[1]
-        return tuple(Field(view.rested(u, to_moving), self._lattice.grid) for u in self._halves)
+        return tuple(Field(half, self._lattice.grid) for half in self._halves)
 
     def forward(self) -> Field:
         """Returns phi_2 o phi_1^-1; see `Deformation`."""
-        to_fixed, to_moving = (half.displacement for half in self.carried())
-        back, _ = invert_displacement(to_fixed)
-        return Field(compose_displacements(to_moving, back), self._lattice.grid)
+        back, _ = invert_displacement(self._halves[0])
+        return Field(compose_displacements(self._halves[1], back), self._lattice.grid)
 
 
 class Stationary:
@@ -230,13 +227,11 @@ class Stationary:
 
     def carried(self) -> tuple[Field, ...]:
         """Returns the velocity, as vectors of the lattice; see `Deformation`."""
-        velocity = self._objective.view.rested(self._velocity, exponential(self._velocity))
-        return (Field(velocity, self._lattice.grid),)
+        return (Field(self._velocity, self._lattice.grid),)
 
     def forward(self) -> Field:
         """Returns exp(v); see `Deformation`."""
-        (velocity,) = self.carried()
-        return Field(exponential(velocity.displacement), self._lattice.grid)
+        return Field(exponential(self._velocity), self._lattice.grid)
 
 
 DEFORMATIONS: dict[str, type[Compositive] | type[Symmetric] | type[Stationary]] = {

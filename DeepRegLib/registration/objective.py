@@ -11,7 +11,6 @@ from torch import Tensor
 from .. import kernels
 from ..geometry.jacobian import axis_gradient
 from ..losses.base import Similarity
-from .field_of_view import FieldOfView
 from .levels import Lattice, PairLevel, Puller
 
 
@@ -40,7 +39,6 @@ class LevelObjective:
     ) -> None:
         self.lattice = lattice
         self.device = level.fixed.device
-        self.view = FieldOfView(level, lattice)
         self._terms = [_Term(weight, similarity, level, lattice) for weight, similarity in terms]
         self._terms += [_Term(weight, one, own, lattice) for weight, one, own in more]
 

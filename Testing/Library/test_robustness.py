@@ -236,45 +236,27 @@ def test_half_of_the_object_moves_rigidly():
 
 
 @pytest.fixture(scope="module")
-def half_errors():
-    """Errors of affine and greedy on half of the object: seen by both images, and the rest."""
-    linear = run(ImagePair(show(fixed_grid()), show(moving_grid(), BENT)), "rigid+affine")
-    pair = ImagePair(show(fixed_grid()), show(half_grid(), BENT), initial=linear)
-    keys = parse_stages("+greedy")
-    greedy = run_stages(pair, keys, stage_values(keys, "balanced"), Progress()).transform
-    points = pairs.body_points(600)
-    seen = covered(half_grid(), points, BENT)
-    before, after = (BENT.errors_mm(t, points) for t in (linear, greedy))
-    return before[seen], after[seen], before[~seen], after[~seen]
-
-
-def test_half_of_the_object_bends(half_errors):
-    before, after, *_ = half_errors
-    assert after.mean() < 0.9 * before.mean()  # 0.98 of 1.31
-    assert np.percentile(after, 95) < np.percentile(before, 95) + 0.3
-
-
-def test_the_cut_edge_is_not_dragged(half_errors):
-    """What moves the seen half is not spread over the other, of which nothing is known."""
-    *_, before, after = half_errors
-    assert after.mean() < before.mean() + 0.3  # 1.44 of 1.34; 2.19 where it is spread
+def half_linear():
+    """The linear registration of the half, as a user of these two images has it."""
+    return run(ImagePair(show(fixed_grid()), show(half_grid(), BENT)), "rigid+affine")
 
 
 @pytest.mark.parametrize(
-    "algorithm, seen_share, rest_mm", [("syn", 0.8, 0.3), ("svf", 0.8, 0.3), ("bspline", 0.95, 0.6)]
+    "algorithm, share", [("greedy", 0.9), ("syn", 0.6), ("svf", 0.6), ("bspline", 0.9)]
 )
-def test_other_deformations_of_half_of_the_object(algorithm, seen_share, rest_mm):
-    """B-splines once pushed what fitted badly out of the moving image: 1.47 of 1.31 mm."""
-    points = pairs.body_points(600)
-    seen = covered(half_grid(), points, BENT)
-    linear = run(ImagePair(show(fixed_grid()), show(moving_grid(), BENT)), "rigid+affine")
-    pair = ImagePair(show(fixed_grid()), show(half_grid(), BENT), initial=linear)
+def test_half_of_the_object_bends(half_linear, algorithm, share):
+    """What both images see comes closer, and what one alone sees is not dragged away."""
+    pair = ImagePair(show(fixed_grid()), show(half_grid(), BENT), initial=half_linear)
     keys = parse_stages(f"+{algorithm}")
     found = run_stages(pair, keys, stage_values(keys, "balanced"), Progress()).transform
-    before, after = (BENT.errors_mm(t, points) for t in (linear, found))
-    # syn 0.62 and 1.27, svf 0.62 and 1.36, bspline 1.14 and 1.79; affine 1.31 and 1.34
-    assert after[seen].mean() < seen_share * before[seen].mean()
-    assert after[~seen].mean() < before[~seen].mean() + rest_mm
+    points = pairs.body_points(600)
+    seen = covered(half_grid(), points, BENT)
+    before, after = (BENT.errors_mm(t, points) for t in (half_linear, found))
+    # Of 1.49 and 2.92 mm: greedy 1.15 and 3.04, syn 0.63 and 2.58, svf 0.64 and 3.03, bspline 1.17
+    # and 2.76.
+    assert after[seen].mean() < share * before[seen].mean()
+    assert np.percentile(after[seen], 95) < np.percentile(before[seen], 95) + 0.3
+    assert after[~seen].mean() < before[~seen].mean() + 0.3
 
 
 def torso(points):
