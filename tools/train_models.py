@@ -38,7 +38,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "pmrn": {"steps": 1000},
     # Half of the usual features, and two patches of four pairs: pairs take longer than patches.
     "error_map": {
-        "steps": 1500,
+        "steps": 2200,
         "parameters": {"channels": (16, 32), "hidden": (256, 64), "mixed": 4, "patches": 2},
     },
     "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
