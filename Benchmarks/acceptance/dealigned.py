@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -96,16 +96,25 @@ def corner_voxel(pair: EvaluationPair, matrix: Tensor) -> float:
     return float(target_error_mm(corners[None], matrix.double()[None], STILL[None], 1.0))
 
 
-def one_level(start: Start, similarity: str) -> Tensor:
-    """Rigid map of the gradient-based engine at the resolution of the images alone, in voxels."""
+def one_level(start: Start, similarity: str, mask: Image | None = None) -> Tensor:
+    """Rigid map of the gradient-based engine at the resolution of the images alone, in voxels.
+
+    Args:
+        start: Where it starts.
+        similarity: What it compares.
+        mask: Where the fixed image counts; everywhere if omitted.
+    """
     settings = {"similarity": similarity, "sizes": (max(start.pair.grid.shape),)}
-    result, _ = register(start.images, "rigid", "balanced", **settings)
+    pair = replace(start.images, fixed_mask=mask)
+    result, _ = register(pair, "rigid", "balanced", **settings)
     return _in_voxels(start.pair, result.transform.linear)
 
 
-def refined(start: Start, matrix: Tensor, similarity: str = "mi") -> Tensor:
+def refined(
+    start: Start, matrix: Tensor, similarity: str = "mi", mask: Image | None = None
+) -> Tensor:
     """A map after the same engine has refined it."""
-    return one_level(Start(start.pair, matrix.double()), similarity)
+    return one_level(Start(start.pair, matrix.double()), similarity, mask)
 
 
 def _in_voxels(pair: EvaluationPair, linear: np.ndarray) -> Tensor:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from common import SKULLS, data_folder, ordered_pairs
 from numpy.typing import NDArray
+from scipy.spatial import Delaunay
 
 from DeepRegLib.geometry.affine import fit_points
-from DeepRegLib.geometry.grid import Grid, Matrix, invert_matrix
+from DeepRegLib.geometry.grid import Grid, Matrix, invert_matrix, transform_points
 from DeepRegLib.io.images import read_image
 from DeepRegLib.io.landmarks import read_landmarks
 from DeepRegLib.registration.base import Image
@@ -51,9 +52,7 @@ class SkullLoader:
     def __call__(self, subject: Subject) -> tuple[Image, None]:
         """Returns the image; its voxels are as they were, and lie elsewhere."""
         image = read_image(subject.image)
-        to_subject = fit_points(_upright_reference(), _landmarks(subject.name), "rigid")
-        larger = np.diag([_LARGER] * 3 + [1.0])
-        place = larger @ invert_matrix(np.asarray(to_subject)) @ image.grid.voxel_to_ras
+        place = _from_subject(subject.name) @ image.grid.voxel_to_ras
         return Image(image.data, Grid(image.grid.shape, place)), None
 
 
@@ -87,6 +86,19 @@ def skull_pairs() -> list[EvaluationPair]:
     return found
 
 
+@cache
+def skull_mask(pair_name: str) -> Image:
+    """Where the fixed skull of a pair is: the convex hull of its landmarks, 0 or 1.
+
+    The forelegs, which lie otherwise in every mouse, are left out.
+    """
+    name, grid = pair_name.split("<-")[0], _prepared(SKULLS).grid
+    points = transform_points(_from_subject(name), _landmarks(name))
+    voxels = np.indices(grid.shape).reshape(3, -1).T
+    inside = Delaunay(grid.to_voxel(points)).find_simplex(voxels) >= 0
+    return Image(torch.from_numpy(inside.reshape(1, 1, *grid.shape)).float(), grid)
+
+
 def _prepared(names: tuple[str, ...]) -> PreparedSet:
     # All at once, so that all lie on the grid around the reference.
     every = [Subject(n, _folder() / f"{n}.nii.gz") for n in (*training_strains(), *SKULLS)]
@@ -100,6 +112,13 @@ def _prepared(names: tuple[str, ...]) -> PreparedSet:
 @cache
 def _landmarks(name: str) -> NDArray[np.float64]:
     return np.asarray(read_landmarks(_folder() / f"{name}.mrk.json").points_ras)
+
+
+def _from_subject(name: str) -> Matrix:
+    """Leads from a mouse's own space into that of all, enlarged."""
+    to_subject = fit_points(_upright_reference(), _landmarks(name), "rigid")
+    larger: Matrix = np.diag([_LARGER] * 3 + [1.0])
+    return larger @ invert_matrix(np.asarray(to_subject))
 
 
 @cache
