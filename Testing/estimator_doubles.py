@@ -8,7 +8,7 @@ from DeepRegLib.estimators.error_map import SPEC, Algorithm
 from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.model_file import save_model
 
-SMALL = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 18}
+SMALL = {"channels": (3, 4), "hidden": (4, 3), "window": 1, "patch": 20}
 
 
 def write_judge(folder, name="judge", spacing_mm=3.0, shape=(24, 24, 24), **values):

@@ -133,7 +133,7 @@ SPEC = AlgorithmSpec(
         Parameter(
             name="patch",
             default=42,
-            minimum=18,
+            minimum=20,
             maximum=256,
             unit="voxel",
             help="Edge of the patches in training; several places of each are judged.",
@@ -210,7 +210,9 @@ class Algorithm(LearnedRegistration):
         if values["step"] not in STEPS:
             raise ParameterError(f"Parameter 'step' takes 1, 2 or 4, not {values['step']}.")
         #: Voxels that decide about one place, along each axis.
-        self._field = needed = 4 * int(values["window"]) + 14
+        self._field = 4 * int(values["window"]) + 14
+        # Batch normalization needs several places, even of a single patch.
+        needed = self._field + _TAUGHT
         if values["patch"] < needed:
             raise ParameterError(
                 f"Parameter 'patch' takes {needed} voxels or more where 'window' is "

@@ -230,7 +230,7 @@ def test_it_learns_from_any_pairs(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [({"step": 3}, "takes 1, 2 or 4"), ({"window": 2, "patch": 20}, "22 voxels or more")],
+    [({"step": 3}, "takes 1, 2 or 4"), ({"window": 2, "patch": 22}, "24 voxels or more")],
 )
 def test_values_that_do_not_fit_are_refused(values, words):
     with pytest.raises(ParameterError, match=words):
@@ -257,10 +257,20 @@ def test_places_at_the_edges_are_judged_in_training():
     image[:, :, :2] = 1.0  # all that is shown touches the edge
     truth = torch.ones(1, 3, *shape)
     network = Says(0.0)
-    system = make(patch=18, patches=12, largest_mm=2.0)
+    system = make(patch=20, patches=12, largest_mm=2.0)
     torch.manual_seed(1)
     terms = system.training_loss(network, Batch(image, image, 3.0, truth=truth))
     assert terms["error"].item() == pytest.approx(4.0, rel=1e-4)
     # The middle of a patch of 18 voxels is where the image is: half of it lies beyond the edge.
     rows = network.seen[:, 0].amax((2, 3))
     assert (rows[:, :7] == 0).all() and (rows[:, 7:10] == 1).any(dim=1).all()
+
+
+def test_a_single_patch_of_the_least_size_is_enough_to_learn():
+    """Batch normalization needs more than one place."""
+    image = torch.rand(1, 1, 24, 24, 24)
+    batch = Batch(image, image, 3.0, truth=torch.ones(1, 3, 24, 24, 24))
+    system = make(patch=20, patches=1)
+    for stage in system.stages():
+        staged = replace(batch, stage=stage.name)
+        assert total(system.training_loss(system.build().train(), staged)).isfinite()

@@ -16,7 +16,7 @@ from DeepRegLib.io.images import read_image
 from DeepRegLib.io.itk_transform import write_transform
 
 TINY = ("--algorithm", "error_map", "--set", "channels=2,3", "--set", "hidden=4,3", "--set",
-        "window=1", "--set", "patch=18", "--set", "mixed=2", "--set", "registered_pairs=2",
+        "window=1", "--set", "patch=20", "--set", "mixed=2", "--set", "registered_pairs=2",
         "--alignment", "none", "--spacing", "4", "--device", "cpu", "--steps", "6", "--validate-every", "3",
         "--quiet")  # fmt: skip
 
