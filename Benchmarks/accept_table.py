@@ -37,8 +37,9 @@ The thresholds stand in `Benchmarks/acceptance`. They were fixed before anything
 was changed later: a check was added that the motions of `dual_prnet` become smaller from level to
 level; the warps of `deep_metric` were made as large as they were meant, and its voxels smaller, as
 the warps were less than one; `deep_similarity` and `rl_rigid` moved from brains, on which mutual
-information never fails, to skulls; `error_map` is compared with plain differences besides the
-smoothed ones.
+information never fails, to skulls, where what the agents find is refined inside the skull, as whole
+images draw it to the forelegs; `error_map` is compared with plain differences besides the smoothed
+ones.
 """
 SHIPPED = (
     "Trained on images that are generated from label maps, on two cores, and tested on the same\n"

@@ -9,9 +9,8 @@ Differences from the publication: convolutions without padding and a last stage 
 that a volume is judged at once (the same numbers as patch by patch); patches of 22 voxels decide
 where there were 33 at 1 mm, because voxels of 3 mm see as far with them (`window` 5 gives 34); in
 training a patch is larger than that and is judged at several places; beside the images the network
-is shown where they push each other (the forces of the demons), without which it learns far more
-slowly; besides images that are warped, also pairs of two people that were registered beforehand,
-and a change of intensities.
+is shown where they push each other (the forces of the demons); besides images that are warped, also
+pairs of two people that were registered beforehand, and a change of intensities.
 """
 
 from __future__ import annotations

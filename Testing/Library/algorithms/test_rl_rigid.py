@@ -95,7 +95,7 @@ def test_the_agents_register(taught):
     assert np.median(after) < 0.5 * np.median(before)
 
 
-@pytest.mark.xfail(strict=True, reason="the agents have learned shifts, but not turns yet")
+@pytest.mark.xfail(strict=True, reason="in this training of seconds they learn shifts, but not turns")
 def test_the_agents_undo_turns(taught):
     batch, system = aligned(), make()
     left = []

@@ -97,3 +97,24 @@ def test_slabs_make_no_difference(monkeypatch):
 def test_other_numbers_of_layers_are_refused():
     with pytest.raises(ParameterError, match="two groups"):
         ErrorNetwork((2, 3, 4), (4, 3))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_forces_point_along_the_axis_of_a_shift(axis):
+    """Where a smooth image is shifted by a little, the forces tell the shift that is missing."""
+    shape, shift = (22, 26, 24), 0.2
+    where = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
+    waves = torch.tensor([0.5, 0.4, 0.6]).view(3, 1, 1, 1)
+
+    def image(points):
+        return (0.5 + 0.15 * torch.sin(points * waves).sum(dim=0))[None, None]
+
+    moved = where.clone()
+    moved[axis] -= shift  # the anatomy lies further along the axis by this
+    shown = error_net._shown(torch.cat([image(moved), image(where)], dim=1))
+    assert shown.shape == (1, 5, *(n - 2 for n in shape))
+    assert torch.equal(shown[:, :1], image(moved)[..., 1:-1, 1:-1, 1:-1])
+    forces = shown[0, 2:].mean(dim=(1, 2, 3))
+    assert forces.abs().argmax() == axis and forces.abs()[axis] > 5 * forces.abs().sort()[0][1]
+    assert forces[axis] < 0  # apart = moved - fixed falls where the image rises
+    assert shown[0, 2:].norm(dim=0).max() <= 0.5
