@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     if options.system in UNTRAINED:
         sys.exit(0 if run_untrained(options.system) else 1)
     baselines()

@@ -21,6 +21,7 @@ from acceptance import training
 from acceptance.plans import Variant
 from common import ORIGIN, rounded
 
+from DeepRegLib.allocator import keep_freed_memory
 from DeepRegLib.training.augment import Augmentation
 from DeepRegLib.training.settings import TrainingSettings
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     given = {name: json.loads(value) for name, _, value in
              (text.partition("=") for text in options.values)}  # fmt: skip
     settings, changes = ({f.name for f in fields(of)} for of in (TrainingSettings, Augmentation))

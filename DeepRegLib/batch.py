@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .allocator import keep_freed_memory
 from .errors import DeepRegError, FileFormatError, InputError, ParameterError
 from .io.files import PathLike
 
@@ -225,6 +226,7 @@ def run_tasks(
 def _begin(threads: int) -> None:
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from .allocator import hand_back_freed_memory
 from .errors import Cancelled, DeepRegError, OutOfMemoryError, WorkerError
 from .job import Job, JobEvent, parse_request
 
@@ -109,6 +110,7 @@ class Worker:
         # The error's traceback held tensors until here.
         gc.collect()
         worker_jobs.free_device_memory()
+        hand_back_freed_memory()
 
 
 class _Sender:

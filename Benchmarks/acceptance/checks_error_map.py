@@ -143,7 +143,7 @@ EXTRA = {"known_errors": known_errors, "real_registrations": real_registrations}
 PLAN = Plan(
     {"full": Variant(_NETWORK), "one person": Variant({**_NETWORK, "registered_pairs": 0})},
     checks,
-    steps=3000,
+    steps=6000,
     extra=("known_errors", "real_registrations"),
     usual=False,
 )

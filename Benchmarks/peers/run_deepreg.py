@@ -21,10 +21,12 @@ def run(job: Job) -> Outcome:
     sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
     from common import DeepRegLib, ImagePair, read_image, register
 
+    from DeepRegLib.allocator import keep_freed_memory
     from DeepRegLib.geometry.inverse import invert
     from DeepRegLib.io.itk_transform import write_displacement
 
     torch.set_num_threads(job.threads)
+    keep_freed_memory()  # as the command line and the panel's process do
     algorithm, _, preset = job.variant.partition(":")
     settings: dict[str, object] = {}
     if job.modality == "different" and not {"greedy", "syn"}.isdisjoint(algorithm.split("+")):

@@ -163,6 +163,15 @@ SPEC = AlgorithmSpec(
             training=True,
         ),
         Parameter(
+            name="own_texture",
+            default=0.0,
+            minimum=0.0,
+            maximum=1.0,
+            help="Probability that textures are those of training images and not mixtures.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
             name="spread",
             default=1.0,
             minimum=0.0,
@@ -266,6 +275,7 @@ class Algorithm(LearnedRegistration):
         settings = PairSettings(
             kind=str(v["augmentation"]), images=int(v["images"]), model=model,
             shared_texture=float(v["shared_texture"]), spread=float(v["spread"]),
+            own_texture=float(v["own_texture"]),
             size_mm=float(v["bend"]), widths_mm=tuple(v["widths"]),
             teacher_pairs=int(v["teacher_pairs"]),
         )  # fmt: skip

@@ -154,6 +154,8 @@ class ModelPairs(SupervisedPairs):
         shared_texture: Probability that both images of a pair have one texture, as two images of
             one person do.
         spread: Size of the deviations of shape; 1 is that of the training images.
+        own_texture: Probability that textures are those of training images. Mixtures of several
+            are less sharp than any image is.
     """
 
     kind = "between samples of a model of anatomies"
@@ -165,6 +167,7 @@ class ModelPairs(SupervisedPairs):
         augmentation: Augmentation | None = None,
         shared_texture: float = 0.5,
         spread: float = 1.0,
+        own_texture: float = 0.0,
     ) -> None:
         super().__init__(base, augmentation)
         if model.grid.shape != base.frame.shape:
@@ -173,9 +176,10 @@ class ModelPairs(SupervisedPairs):
                 f"{base.frame.shape}; make the model from the images of these pairs."
             )
         self.model, self._shared, self._spread = model, shared_texture, spread
+        self._own = own_texture
 
     def _sides(self, generator: torch.Generator) -> Sides:
-        return two_samples(self.model, generator, self._shared, self._spread)
+        return two_samples(self.model, generator, self._shared, self._spread, self._own)
 
     def _has_labels(self) -> bool:
         return self.model.labels is not None
@@ -184,6 +188,7 @@ class ModelPairs(SupervisedPairs):
         model = self.model
         return {
             "images": model.subjects, "shared_texture": self._shared, "spread": self._spread,
+            "own_texture": self._own,
             "locality_mm": list(model.locality_mm),
             "texture_locality_mm": list(model.texture_locality_mm), **model.about,
         }  # fmt: skip
@@ -294,12 +299,16 @@ class TeacherPairs(SupervisedPairs):
 
 
 def two_samples(
-    model: AnatomyModel, generator: torch.Generator, shared_texture: float, spread: float
+    model: AnatomyModel,
+    generator: torch.Generator,
+    shared_texture: float,
+    spread: float,
+    own_texture: float = 0.0,
 ) -> Sides:
     """Returns two random anatomies of a model; see `ModelPairs` for the arguments."""
     shapes = model.draw_shapes(2, generator, spread)
-    one = uniform(generator) < shared_texture
-    textures = model.draw_textures(1 if one else 2, generator)
+    one, own = uniform(generator) < shared_texture, uniform(generator) < own_texture
+    textures = (model.own_textures if own else model.draw_textures)(1 if one else 2, generator)
     labels = (model.labels, model.labels)
     return Sides((textures[:1], textures[-1:]), labels, shapes[0], shapes[1])
 

@@ -41,6 +41,7 @@ class PairSettings:
             differ in kind alone.
         widths_mm: See `RandomPairs`.
         teacher_pairs: Most pairs that the teacher registers.
+        own_texture: See `ModelPairs`.
     """
 
     kind: str = "model"
@@ -51,6 +52,7 @@ class PairSettings:
     size_mm: float = 0.0
     widths_mm: tuple[float, ...] = (16.0, 32.0, 64.0)
     teacher_pairs: int = 64
+    own_texture: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -102,7 +104,10 @@ def supervised_pairs(
     else:
         model = anatomies_of(found, settings.model, folder, inner)
         if settings.kind == "model":
-            return ModelPairs(pairs, model, augmentation, settings.shared_texture, settings.spread)
+            return ModelPairs(
+                pairs, model, augmentation, settings.shared_texture, settings.spread,
+                settings.own_texture,
+            )  # fmt: skip
         size = model.size_mm()
     return RandomPairs(
         pairs, torch.cat(found.images), found.labels, size, settings.widths_mm, augmentation

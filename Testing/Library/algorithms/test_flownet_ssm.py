@@ -137,10 +137,10 @@ def test_parameters_reach_the_making_of_pairs(monkeypatch):
     monkeypatch.setattr(flownet_ssm, "supervised_pairs", made)
     system = make(augmentation="random", images=8, engine="greedy", rounds=1, locality=(0.0, 50.0),
                   texture_locality=(20.0,), shared_texture=0.25, spread=1.5, bend=3.0,
-                  widths=(10.0, 20.0), teacher_pairs=9)  # fmt: skip
+                  widths=(10.0, 20.0), teacher_pairs=9, own_texture=0.75)  # fmt: skip
     assert system.source("given", Path("folder"), Progress()) == "pairs"
     model = ModelSettings("greedy", "balanced", 1, (0.0, 50.0), (20.0,))
-    settings = PairSettings("random", 8, model, 0.25, 1.5, 3.0, (10.0, 20.0), 9)
+    settings = PairSettings("random", 8, model, 0.25, 1.5, 3.0, (10.0, 20.0), 9, 0.75)
     assert asked == [("given", settings, Path("folder"))]
     # What is not asked for is what the library takes by itself.
     make().source("given", Path("folder"), Progress())

@@ -134,6 +134,26 @@ def test_poses_and_flips_are_in_the_truth():
     assert any(s.abs().max() > 0.9 for s in shifts)
 
 
+def test_textures_of_training_images_are_not_mixed():
+    model = make_model(size=1e-6)  # every sample lies where the template does
+    own, mixed = (
+        ModelPairs(Base(), model, None, shared_texture=0.0, own_texture=share).draw(6, generator())
+        for share in (1.0, 0.0)
+    )
+    assert_exact_textures(own, model, within=1e-3)
+    with pytest.raises(AssertionError):
+        assert_exact_textures(mixed, model, within=1e-3)
+    assert not torch.equal(own.fixed, own.moving)
+    same = ModelPairs(Base(), model, None, shared_texture=1.0, own_texture=1.0)
+    both = same.draw(2, generator())
+    assert torch.allclose(both.fixed, both.moving, atol=1e-3)
+
+
+def assert_exact_textures(batch, model, within):
+    for image in torch.cat([batch.fixed, batch.moving]):
+        assert (model.textures - image).abs().amax((1, 2, 3, 4)).min() < within
+
+
 def test_intensities_change_and_the_truth_stays():
     model = make_model()
     shaded = Augmentation(gamma=0.3, bias=0.2, noise=0.05, bend_mm=5.0)
