@@ -26,6 +26,8 @@ from acceptance.plans import Check, Plan
 from acceptance.systems import MEASURES, PLANS, UNTRAINED
 from common import ORIGIN, RESULTS, rounded
 
+from DeepRegLib.allocator import keep_freed_memory
+
 FOLDER = RESULTS / "acceptance"
 #: Trainings of each variant that a verdict needs.
 SEEDS = 3
