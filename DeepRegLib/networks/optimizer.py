@@ -103,9 +103,16 @@ def orthogonal(matrix: Tensor) -> Tensor:
     found = matrix if wide else matrix.T
     found = found / found.norm().clamp_min(1e-12)
     a, b, c = _QUINTIC
+    # All rounds multiply from the left by polynomials of the first Gram matrix, which commute; so
+    # the long matrix is needed before and after them only.
+    gram = found @ found.T
+    unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor = unit
     for _ in range(_ROUNDS):
-        gram = found @ found.T
-        found = a * found + (b * gram + c * gram @ gram) @ found
+        turn = torch.addmm(a * unit + b * gram, gram, gram, alpha=c)
+        factor = turn @ factor
+        gram = turn @ gram @ turn
+    found = factor @ found
     return found if wide else found.T
 
 

@@ -37,6 +37,19 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
     assert (inside.diag() > 0).all()
 
 
+@pytest.mark.parametrize("shape", [(16, 300), (300, 16), (20, 20)])
+def test_the_iteration_is_that_of_the_publication(shape):
+    matrix = _random(*shape, seed=1)
+    long = (matrix if shape[0] <= shape[1] else matrix.T).double()
+    expected = long / long.norm()
+    for _ in range(5):
+        gram = expected @ expected.T
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    found = orthogonal(matrix)
+    found = found if shape[0] <= shape[1] else found.T
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
+
+
 def test_the_scale_of_the_gradient_does_not_matter():
     matrix = _random(6, 27)
     torch.testing.assert_close(orthogonal(matrix), orthogonal(1e-6 * matrix), atol=1e-4, rtol=0)
