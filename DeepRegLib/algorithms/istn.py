@@ -16,6 +16,10 @@ very pair: `pair_steps` steps on the weights of the STN lower the squared differ
 phi and ITN(F), without any labels. The ITN stays as it is. (The STN alone has only the images to
 compare.) The maps come along as ``representation`` and ``moving_representation``.
 
+By default the structures are one map (`soi` union). Squared differences of structures that overlap
+by less than half are lowest when they are gone, so that where small structures count for
+themselves, a network may learn to make them vanish.
+
 A network without a model has no label maps to learn from, and compares the images.
 
 Differences from the publication: features are halved by averages, not by strides, which would
@@ -106,7 +110,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="soi",
-            default="intensities",
+            default="union",
             choices=("intensities", "union", "groups"),
             help="Map of the structures: a gray value for each in the order given, one for all of "
             "them, or a channel for each.",
@@ -232,7 +236,7 @@ class Algorithm(LearnedRegistration):
         return soi_map(labels, self.values["structures"], self.values["soi"])
 
 
-def soi_map(labels: Tensor, structures: Sequence[int], kind: str = "intensities") -> Tensor:
+def soi_map(labels: Tensor, structures: Sequence[int], kind: str = "union") -> Tensor:
     """Returns a map of the structures of interest.
 
     Args:
