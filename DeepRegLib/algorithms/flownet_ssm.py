@@ -2,7 +2,7 @@
 
 From a handful of images a model of shape and appearance is made (`training/shape_model.py`): their
 template, stationary velocities with a covariance that is damped with distance at several scales
-(so that eight images give far more than seven modes), and textures with the same locality. Two
+(so that eight images give far more than seven modes), and textures. Two
 samples are a pair of images whose displacement is known exactly. FlowNetS, in 3D, learns it by the
 end-point error at all its resolutions. The model serves people as well: `python -m DeepRegLib
 anatomies` makes one, samples anatomies, and writes training pairs.
@@ -18,8 +18,9 @@ Differences from the publication: three dimensions, with fewer channels (16 to 1
 1024) and flows down to half the resolution; training from scratch instead of from a network that
 knows flying chairs; shapes are velocities and not displacements, so that every sample can be
 inverted; the damping is exact for each scale and the scales are added, whereas the publication
-merges subspaces; voxels without tissue count less in the error. FlowNet's weights of sums over
-pixels are turned into weights of means.
+merges subspaces; the textures of pairs are those of training images by default, as their mixtures
+(`own_texture` 0) are less sharp than what the network is used for; voxels without tissue count less
+in the error. FlowNet's weights of sums over pixels are turned into weights of means.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="own_texture",
-            default=0.0,
+            default=1.0,
             minimum=0.0,
             maximum=1.0,
             help="Probability that textures are those of training images and not mixtures.",

@@ -167,7 +167,7 @@ class ModelPairs(SupervisedPairs):
         augmentation: Augmentation | None = None,
         shared_texture: float = 0.5,
         spread: float = 1.0,
-        own_texture: float = 0.0,
+        own_texture: float = 1.0,
     ) -> None:
         super().__init__(base, augmentation)
         if model.grid.shape != base.frame.shape:

@@ -52,7 +52,7 @@ class PairSettings:
     size_mm: float = 0.0
     widths_mm: tuple[float, ...] = (16.0, 32.0, 64.0)
     teacher_pairs: int = 64
-    own_texture: float = 0.0
+    own_texture: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

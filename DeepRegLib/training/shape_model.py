@@ -226,8 +226,8 @@ class AnatomyModel:
         return (self.template + spread * drawn).clamp_(0.0, 1.0)
 
     def own_textures(self, count: int, generator: torch.Generator) -> Tensor:
-        """Returns textures of training images, drawn at random, (count, 1, *shape)."""
-        return self.textures[torch.randint(self.subjects, (count,), generator=generator)]
+        """Returns textures of so many different training images, (count, 1, *shape)."""
+        return self.textures[torch.randperm(self.subjects, generator=generator)[:count]]
 
     def sample(
         self, count: int = 1, seed: int = 0, spread: float = 1.0, texture_spread: float = 1.0
