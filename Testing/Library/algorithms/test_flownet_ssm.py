@@ -109,7 +109,7 @@ def test_learns_the_displacement_of_samples_of_a_model():
     network = algorithm.build()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     batches = [source.draw(1, torch.Generator().manual_seed(seed)) for seed in range(2)]
-    for step in range(60):
+    for step in range(100):
         batch = batches[step % 2]
         optimizer.zero_grad()
         total(algorithm.training_loss(network, batch)).backward()
