@@ -183,9 +183,11 @@ def checks(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
     ]  # fmt: skip
 
 
+#: Otherwise the metric learns the four people by heart, and does far better on them than on others.
+_INTENSITIES = {"gamma": 0.3, "bias": 0.2, "noise": 0.05, "contrast": 0.1}
 EXTRA = {"discrimination": discrimination, "metric_registration": registration}
 PLAN = Plan(
-    {"full": Variant(wrap=two_contrasts)},
+    {"full": Variant(changes=_INTENSITIES, wrap=two_contrasts)},
     checks,
     steps=3000,
     extra=("discrimination", "metric_registration"),
