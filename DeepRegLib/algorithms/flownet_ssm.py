@@ -2,9 +2,9 @@
 
 From a handful of images a model of shape and appearance is made (`training/shape_model.py`): their
 template, stationary velocities with a covariance that is damped with distance at several scales
-(so that eight images give far more than seven modes), and textures. Two
-samples are a pair of images whose displacement is known exactly. FlowNetS, in 3D, learns it by the
-end-point error at all its resolutions. The model serves people as well: `python -m DeepRegLib
+(so that eight images give far more than seven modes), and textures. Two samples are a pair of
+images whose displacement is known exactly. FlowNetS, in 3D, learns it by the end-point error at all
+its resolutions. The model serves people as well: `python -m DeepRegLib
 anatomies` makes one, samples anatomies, and writes training pairs.
 
 `augmentation` takes the two alternatives of the publication in its place: random smooth

@@ -105,6 +105,9 @@ def test_the_agents_undo_turns(taught):
             found = system.predict(taught, batch.fixed, moved, SPACING)
         left.append(away(found.linear, truth) / away(torch.eye(4).double(), truth))
     assert np.median(left) < 0.5
+    # Turns about the second axis change the phantom least, and are not learned within these
+    # seconds; on skulls they are (docs/acceptance.md).
+    assert left[0] < 0.2 and left[2] < 0.2, left
 
 
 def test_a_stage_trains_its_own_agent_alone():
