@@ -21,7 +21,15 @@ from ..losses import similarity
 from ..losses.folding import axis_folding
 from ..losses.inverse_consistency import inverse_consistency, inverse_residual
 from ..losses.kl_velocity import neighbor_energy
-from ..networks.blocks import Convolution, Doubling, Head, channels_last, pair_input, warped
+from ..networks.blocks import (
+    Convolution,
+    Doubling,
+    Head,
+    channels_last,
+    pair_input,
+    standardized,
+    warped,
+)
 from ..registration.learned import LearnedRegistration
 from ..registration.trainable import Batch, Prediction
 from ..spec import AlgorithmSpec, Needs, Parameter, Reference
@@ -201,13 +209,6 @@ class BoundedNetwork(nn.Module):
             features = layers(torch.cat([features, skip], dim=1))
         vectors: Tensor = self.head(features)
         return self.reach * torch.tanh(vectors)
-
-
-def standardized(image: Tensor) -> Tensor:
-    """Returns images (B, 1, *shape) with mean 0 and standard deviation 1, each by itself."""
-    dims = (1, 2, 3, 4)
-    centered = image - image.mean(dims, keepdim=True)
-    return centered / centered.square().mean(dims, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _both(network: nn.Module, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,8 @@ A network without a model has no label maps to learn from, and compares the imag
 Differences from the publication: features are halved by averages, not by strides, which would
 shift them by half a voxel; the STN sees the maps at half their resolution, its convolutions keep
 the shape, and their features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do;
+images and maps are brought to mean 0 and standard deviation 1 before a network reads them; half of
+the features are left out at random in training (`dropout`), or few people are learned by heart;
 the lattice of the B-spline is laid out for a `grid_shape`, and stretched over others;
 `transform_model` both puts a B-spline on top of the affine map, trained together.
 """
@@ -138,6 +140,26 @@ SPEC = AlgorithmSpec(
             training=True,
         ),
         Parameter(
+            name="hidden",
+            default=32,
+            minimum=1,
+            maximum=4096,
+            help="Features that the numbers of the transforms are read off: their degrees of "
+            "freedom, all in all.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
+            name="dropout",
+            default=0.5,
+            minimum=0.0,
+            maximum=0.99,
+            help="Share of the features that is left out at random in training, so that few people "
+            "are not learned by heart.",
+            advanced=True,
+            training=True,
+        ),
+        Parameter(
             name="channels",
             default=2,
             minimum=1,
@@ -175,7 +197,11 @@ class Algorithm(LearnedRegistration):
         kind = self.values["transform_model"]
         maps = self._map_channels() if self.values["variant"] in _WITH_MAPS else None
         mesh = None if kind == "affine" else self.mesh()
-        return channels_last(ISTN(maps, int(self.values["channels"]), kind != "bspline", mesh))
+        v = self.values
+        network = ISTN(
+            maps, int(v["channels"]), kind != "bspline", mesh, int(v["hidden"]), float(v["dropout"])
+        )
+        return channels_last(network)
 
     def mesh(self) -> tuple[int, int, int]:
         """Returns the elements of the lattice along each axis."""

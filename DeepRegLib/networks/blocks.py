@@ -19,6 +19,8 @@ from ..geometry.sampling import sample, voxel_coordinates
 _LEAK = 0.2
 #: Batch times channels times the first two sizes, up to which torch takes its slow convolution.
 _SMALL = 20480
+#: Least standard deviation of an image that is scaled to one.
+_LEAST = 1e-3
 
 
 class Convolution(nn.Module):
@@ -167,6 +169,13 @@ def _is_slow(image: Tensor) -> bool:
     small = sizes[0] == 1 and sizes[:4].numel() <= _SMALL and sizes[2] >= 4
     single = image.device.type == "cpu" and image.dtype == torch.float32
     return small and single and not torch.is_autocast_enabled("cpu")
+
+
+def standardized(image: Tensor) -> Tensor:
+    """Returns images (B, C, *shape) with mean 0 and standard deviation 1 in each channel."""
+    mean = image.mean(dim=(2, 3, 4), keepdim=True)
+    deviation = image.std(dim=(2, 3, 4), correction=0, keepdim=True)
+    return (image - mean) / deviation.clamp(min=_LEAST)
 
 
 def pair_input(fixed: Tensor, moving: Tensor) -> Tensor:

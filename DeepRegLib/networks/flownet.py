@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError
-from .blocks import Convolution, Head, enlarged, pair_input, resized_vectors
+from .blocks import Convolution, Head, enlarged, pair_input, resized_vectors, standardized
 
 #: Widths of the strided convolutions, from the images on; all others are three voxels wide.
 _WIDTHS = (7, 5, 5)
@@ -16,8 +16,6 @@ _WIDTHS = (7, 5, 5)
 _DOUBLE_FROM = 2
 #: Standard deviation of the weights that give the flows, at the beginning.
 _SPREAD = 1e-3
-#: Least standard deviation of an image that is scaled to one.
-_LEAST = 1e-3
 
 
 class FlowNet(nn.Module):
@@ -86,13 +84,6 @@ class FlowNet(nn.Module):
             features = torch.cat([skip, refined, flow.to(refined.dtype)], dim=1)
             found.append(head(features))
         return found
-
-
-def standardized(image: Tensor) -> Tensor:
-    """Returns images (B, C, *shape) with mean 0 and standard deviation 1 in each channel."""
-    mean = image.mean(dim=(2, 3, 4), keepdim=True)
-    deviation = image.std(dim=(2, 3, 4), keepdim=True)
-    return (image - mean) / deviation.clamp(min=_LEAST)
 
 
 def _flow_head(channels: int) -> Head:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..geometry.affine import rotation_from_vector
 from ..geometry.bspline import BSplineLattice
 from .affine_net import center_of
-from .blocks import Convolution, Doubling, convolved, halved, result_layer
+from .blocks import Convolution, Doubling, convolved, halved, result_layer, standardized
 from .bspline_net import unit_lattice
 from .composite import moved_by
 from .dual_stream import first_layout
@@ -31,8 +31,8 @@ _TURN = math.pi / 4
 _STRETCH = 0.2
 #: Cells along each axis whose features the dense layer reads.
 _CELLS = 4
-#: Features of the dense layer.
-_HIDDEN = 32
+#: Features of the dense layer, as published.
+HIDDEN = 32
 
 
 class ImageTransformer(nn.Module):
@@ -40,7 +40,8 @@ class ImageTransformer(nn.Module):
 
     Two halvings, two doublings, and skips that are added, not appended. Both images pass it with
     the same weights. Features are halved by averaging, which keeps them centered on the voxels of
-    the coarser grid.
+    the coarser grid. Images are brought to mean 0 and standard deviation 1 first, as the spatial
+    transformer's maps are.
 
     Args:
         outputs: Channels of the maps.
@@ -63,7 +64,8 @@ class ImageTransformer(nn.Module):
         """Returns the maps, (B, outputs, *shape), float32; images are (B, 1, *shape)."""
         passed: list[Tensor] = []
         for layers in self.down:
-            passed.append(layers(halved(passed[-1]) if passed else first_layout(image)))
+            inputs = halved(passed[-1]) if passed else first_layout(standardized(image))
+            passed.append(layers(inputs))
         features = passed.pop()
         for doubling in self.up:
             skip = passed.pop()
@@ -75,35 +77,44 @@ class ImageTransformer(nn.Module):
 class SpatialTransformer(nn.Module):
     """STN: convolutions of 5 x 5 x 5 and a dense layer that read numbers off a pair of maps.
 
-    The maps are averaged to half their resolution first, which maps of few parameters do not miss.
+    The maps are brought to mean 0 and standard deviation 1 (those of small structures are near zero
+    almost everywhere), and averaged to half their resolution, which maps of few parameters do not
+    miss.
     The features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do.
 
     Args:
         inputs: Channels of the maps of one image.
         numbers: Numbers that come out, zero at first.
+        hidden: Features of the dense layer: the numbers have no more degrees of freedom than these.
+        dropout: Share of what the dense layer reads that is left out at random, in training.
     """
 
-    def __init__(self, inputs: int, numbers: int) -> None:
+    def __init__(
+        self, inputs: int, numbers: int, hidden: int = HIDDEN, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self._dropout = dropout
         widths = [2 * inputs, 8, 16, 32]
         self.convolutions = nn.ModuleList(
             nn.Conv3d(i, o, 5, padding=2) for i, o in itertools.pairwise(widths)
         )
-        self.dense = nn.Linear(widths[-1] * _CELLS**3, _HIDDEN)
+        self.dense = nn.Linear(widths[-1] * _CELLS**3, hidden)
         for layer in [*self.convolutions, self.dense]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        self.numbers = result_layer(nn.Linear(_HIDDEN, numbers))
+        self.numbers = result_layer(nn.Linear(hidden, numbers))
         nn.init.zeros_(self.numbers.weight)
         nn.init.zeros_(self.numbers.bias)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the numbers, (B, numbers), float32; maps are (B, inputs, *shape)."""
-        features = halved(first_layout(torch.cat([moving, fixed], dim=1)))
+        pair = torch.cat([standardized(moving), standardized(fixed)], dim=1)
+        features = halved(first_layout(pair))
         for layer in self.convolutions:
             assert isinstance(layer, nn.Conv3d)
             features = halved(torch.relu(convolved(features, layer)))
         cells = F.adaptive_avg_pool3d(features, _CELLS).flatten(1)
+        cells = F.dropout(cells, self._dropout, self.training)
         hidden = torch.relu(self.dense(cells))
         # Half precision is too coarse for numbers that move voxels.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -114,8 +125,8 @@ class SpatialTransformer(nn.Module):
 class AffineTransformer(SpatialTransformer):
     """STN of an affine map."""
 
-    def __init__(self, inputs: int) -> None:
-        super().__init__(inputs, 12)
+    def __init__(self, inputs: int, hidden: int = HIDDEN, dropout: float = 0.0) -> None:
+        super().__init__(inputs, 12, hidden, dropout)
 
     def matrix(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the map, (B, 4, 4) in voxels."""
@@ -130,11 +141,15 @@ class SplineTransformer(SpatialTransformer):
     Args:
         inputs: Channels of the maps of one image.
         mesh: Elements along each axis.
+        hidden: Features of the dense layer.
+        dropout: Share of what it reads that is left out at random, in training.
     """
 
-    def __init__(self, inputs: int, mesh: Sequence[int]) -> None:
+    def __init__(
+        self, inputs: int, mesh: Sequence[int], hidden: int = HIDDEN, dropout: float = 0.0
+    ) -> None:
         control = tuple(int(m) + 3 for m in mesh)
-        super().__init__(inputs, 3 * math.prod(control))
+        super().__init__(inputs, 3 * math.prod(control), hidden, dropout)
         self.mesh, self.control = tuple(int(m) for m in mesh), control
 
     def coefficients(self, fixed: Tensor, moving: Tensor) -> Tensor:
@@ -175,16 +190,21 @@ class ISTN(nn.Module):
         channels: Channels of the first convolution of the image transformer.
         affine: Whether there is an affine map.
         mesh: Elements of the B-spline along each axis; None for none.
+        hidden: Features of the dense layers of the spatial transformers.
+        dropout: Share of what these read that is left out at random, in training.
     """
 
     def __init__(
-        self, maps: int | None, channels: int, affine: bool, mesh: Sequence[int] | None
-    ) -> None:
+        self, maps: int | None, channels: int, affine: bool, mesh: Sequence[int] | None,
+        hidden: int = HIDDEN, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         inputs = 1 if maps is None else maps
         self.itn = None if maps is None else ImageTransformer(maps, channels)
-        self.affine = AffineTransformer(inputs) if affine else None
-        self.bspline = None if mesh is None else SplineTransformer(inputs, mesh)
+        self.affine = AffineTransformer(inputs, hidden, dropout) if affine else None
+        self.bspline = None
+        if mesh is not None:
+            self.bspline = SplineTransformer(inputs, mesh, hidden, dropout)
 
     def forward(self, fixed: Tensor, moving: Tensor, frozen: bool = False) -> Aligned:
         """Returns maps and transform; images are (B, 1, *shape).

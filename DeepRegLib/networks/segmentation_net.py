@@ -13,6 +13,10 @@ from .blocks import Convolution, Doubling, result_layer
 
 #: Slope of the leaky rectifier for negative values, as in the other networks.
 _LEAK = 0.2
+#: Logits are so many times what the last layer gives, whose weights begin that much smaller. Adam's
+#: steps have a fixed length, and few features have to tell many classes apart: with plain weights
+#: hundreds of steps went by before the logits were long enough to do so.
+_GAIN = 30.0
 
 
 class SegmentationNet(nn.Module):
@@ -58,6 +62,8 @@ class SegmentationNet(nn.Module):
             self.up.append(_Pair(channels + ends.pop(), *decoder[level : level + 2]))
             channels = decoder[level + 1]
         self.classes = result_layer(nn.Linear(channels, classes))
+        with torch.no_grad():
+            self.classes.weight /= _GAIN
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the logits of the classes.
@@ -82,7 +88,7 @@ class SegmentationNet(nn.Module):
             larger = double(features, skip.shape[2:])
             features = layers(torch.cat([larger, skip], dim=1))
         # One number a class is a product of matrices where the channels lie last.
-        logits: Tensor = self.classes(features.movedim(1, -1)).movedim(-1, 1)
+        logits: Tensor = self.classes(_GAIN * features.movedim(1, -1)).movedim(-1, 1)
         return logits
 
 

@@ -224,8 +224,9 @@ def test_structures_lead_where_the_images_do_not(learn):
 
 @pytest.mark.parametrize("kind", ["affine", "bspline", "both"])
 def test_learns_a_shift_in_the_right_direction(kind, learn, shift_at_object):
-    system = make(variant="istn_i", transform_model=kind, structures=(5,))
-    network, first, last = learn(system, batch(), steps=40, rate=5e-3)
+    # One pair may be learned by heart.
+    system = make(variant="istn_i", transform_model=kind, structures=(5,), dropout=0.0)
+    network, first, last = learn(system, batch(), steps=60, rate=1e-3)
     with torch.no_grad():
         found = system.predict(network, batch().fixed, batch().moving, 3.0)
     where = voxel_coordinates(SHAPE)

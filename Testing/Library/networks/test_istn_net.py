@@ -151,3 +151,30 @@ def test_half_precision_keeps_transforms_exact():
     assert found.matrix.dtype == found.displacement.dtype == found.fixed.dtype == torch.float32
     assert torch.allclose(found.matrix, exact.matrix, atol=1e-5)
     assert torch.allclose(found.displacement, exact.displacement, atol=1e-5)
+
+
+def with_numbers(**options):
+    torch.manual_seed(0)
+    network = SplineTransformer(1, (2, 5, 3), **options)
+    torch.nn.init.normal_(network.numbers.weight)
+    return network
+
+
+def test_what_is_left_out_in_training_is_seen_in_use():
+    network, plain = with_numbers(dropout=0.8), with_numbers()
+    pair = images()
+    assert not torch.equal(network(*pair), network(*pair))
+    assert torch.equal(network.eval()(*pair), plain(*pair))
+    assert torch.equal(plain(*pair), plain.train()(*pair))
+
+
+def test_brightness_and_contrast_of_what_is_read_make_no_difference():
+    network, maps = with_numbers(), ImageTransformer()
+    fixed, moving = images()
+    expected = network(fixed, moving)
+    assert torch.allclose(network(0.1 * fixed + 0.3, 5.0 * moving), expected, atol=1e-3)
+    assert torch.allclose(maps(0.1 * fixed + 0.3), maps(fixed), atol=1e-3)
+
+
+def test_as_many_features_as_were_asked_for():
+    assert with_numbers(hidden=50).numbers.in_features == 50

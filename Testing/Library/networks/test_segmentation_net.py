@@ -7,6 +7,7 @@ from DeepRegLib.errors import GeometryError, ParameterError
 from DeepRegLib.losses.anatomy import segmentation_loss
 from DeepRegLib.networks.atlas_net import AtlasNetwork, RegistrationNet
 from DeepRegLib.networks.blocks import channels_last
+from DeepRegLib.networks.optimizer import network_optimizer
 from DeepRegLib.networks.segmentation_net import SegmentationNet
 
 ENCODER, DECODER = (4, 6, 6, 8, 8, 10), (8, 8, 6, 6)
@@ -104,3 +105,20 @@ def test_one_call_runs_one_of_the_networks():
     image = torch.rand(2, 1, 8, 16, 12)
     assert network(image, image).shape == (2, 3, 8, 16, 12)
     assert network(image).shape == (2, 5, 8, 16, 12)
+
+
+def test_few_features_soon_tell_many_classes_apart():
+    torch.manual_seed(0)
+    classes = torch.randperm(64).reshape(1, 1, 4, 4, 4)
+    for axis, size in enumerate((4, 4, 3), 2):
+        classes = classes.repeat_interleave(size, axis)
+    image = classes / 63.0
+    network = channels_last(SegmentationNet(64, (8, 16, 16, 32), (16, 16)))
+    optimizer = network_optimizer("muon", network, list(network.parameters()), 1e-3)
+    for _ in range(40):
+        loss = segmentation_loss(network(image), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # It begins at 5.3; with a plain last layer it is still 3.9 here.
+    assert float(loss.detach()) < 1.5
