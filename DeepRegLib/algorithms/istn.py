@@ -18,7 +18,8 @@ compare.) The maps come along as ``representation`` and ``moving_representation`
 
 By default the structures are one map (`soi` union). Squared differences of structures that overlap
 by less than half are lowest when they are gone, so that where small structures count for
-themselves, a network may learn to make them vanish.
+themselves, a network may learn to make them vanish. Even with one map istn_i has that way out,
+as nothing else tells its maps what the structures are; istn_e, the default, knows them.
 
 A network without a model has no label maps to learn from, and compares the images.
 
@@ -89,7 +90,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="variant",
-            default="istn_i",
+            default="istn_e",
             choices=("stn_u", "stn_s", "istn_e", "istn_i"),
             help="Trained by images, by structures, or with learned maps (explicit, implicit).",
             training=True,
