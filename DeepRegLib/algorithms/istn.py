@@ -19,7 +19,8 @@ compare.) The maps come along as ``representation`` and ``moving_representation`
 By default the structures are one map (`soi` union). Squared differences of structures that overlap
 by less than half are lowest when they are gone, so that where small structures count for
 themselves, a network may learn to make them vanish. Even with one map istn_i has that way out,
-as nothing else tells its maps what the structures are; istn_e, the default, knows them.
+as nothing else tells its maps what the structures are; istn_e, the default, knows them. Away from
+the structures nothing holds the transform, so other parts may fit worse than before.
 
 A network without a model has no label maps to learn from, and compares the images.
 
@@ -107,7 +108,8 @@ SPEC = AlgorithmSpec(
             name="structures",
             default=(0,),
             minimum=0,
-            help="Labels of the structures of interest; 0 takes all that occur in training.",
+            help="Labels of the structures of interest; 0 takes all that occur in training. Away "
+            "from them nothing holds the transform, and other parts may fit worse than before.",
             advanced=True,
             training=True,
         ),

@@ -79,8 +79,7 @@ class SpatialTransformer(nn.Module):
 
     The maps are brought to mean 0 and standard deviation 1 (those of small structures are near zero
     almost everywhere), and averaged to half their resolution, which maps of few parameters do not
-    miss.
-    The features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do.
+    miss. The features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do.
 
     Args:
         inputs: Channels of the maps of one image.

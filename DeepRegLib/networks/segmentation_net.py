@@ -13,9 +13,9 @@ from .blocks import Convolution, Doubling, result_layer
 
 #: Slope of the leaky rectifier for negative values, as in the other networks.
 _LEAK = 0.2
-#: Logits are so many times what the last layer gives, whose weights begin that much smaller. Adam's
-#: steps have a fixed length, and few features have to tell many classes apart: with plain weights
-#: hundreds of steps went by before the logits were long enough to do so.
+#: The last layer reads features so many times as large, by weights that begin that much smaller.
+#: Adam's steps have a fixed length, and few features have to tell many classes apart: with plain
+#: weights hundreds of steps went by before the logits were large enough to do so.
 _GAIN = 30.0
 
 

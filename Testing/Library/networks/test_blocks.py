@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from DeepRegLib.networks.blocks import halved
+from DeepRegLib.networks.blocks import halved, standardized
 
 LAST = torch.channels_last_3d
 
@@ -43,3 +43,16 @@ def test_halving_leaves_its_input_alone():
     halved(image)
     assert torch.equal(image, kept)
     assert torch.autograd.gradcheck(halved, features((1, 2, 4, 2, 6)).requires_grad_())
+
+
+def test_each_channel_of_each_image_is_standardized_by_itself():
+    image = torch.rand(2, 3, 5, 7, 9, generator=torch.Generator().manual_seed(0))
+    image[0, 1] = 40.0 * image[0, 1] - 7.0
+    found = standardized(image)
+    for batch in range(2):
+        for channel in range(3):
+            part = found[batch, channel]
+            assert abs(float(part.mean())) < 1e-5
+            assert float(part.square().mean()) == pytest.approx(1.0, rel=1e-4)
+    # What has no contrast gets none.
+    assert not standardized(torch.full((1, 1, 5, 7, 9), 0.5)).any()
