@@ -29,6 +29,7 @@ shift them by half a voxel; the STN sees the maps at half their resolution, its 
 the shape, and their features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do;
 images and maps are brought to mean 0 and standard deviation 1 before a network reads them; half of
 the features are left out at random in training (`dropout`), or few people are learned by heart;
+the first fifth of istn_i's steps are those of istn_e;
 the lattice of the B-spline is laid out for a `grid_shape`, and stretched over others;
 `transform_model` both puts a B-spline on top of the affine map, trained together.
 """
@@ -176,6 +177,8 @@ SPEC = AlgorithmSpec(
 
 #: Terms of each variant: which of the images, the structures and the maps are compared.
 _WITH_MAPS = ("istn_e", "istn_i")
+#: Share of the training in which istn_i's maps are told what the structures are.
+_TOLD = 0.2
 _MSE = MSE()
 
 
@@ -234,10 +237,11 @@ class Algorithm(LearnedRegistration):
         fixed, moving = (self._soi(x) for x in (batch.fixed_labels, batch.moving_labels))
         moved = _moved(moving, found)
         terms = {"structures": _MSE(fixed, moved)}
-        if variant == "istn_e":
+        told = variant == "istn_i" and batch.fraction < _TOLD
+        if variant == "istn_e" or told:
             terms["fixed map"] = _MSE(fixed, found.fixed)
             terms["moving map"] = _MSE(moving, found.moving)
-        if variant == "istn_i":
+        elif variant == "istn_i":
             terms["moved map"] = _MSE(fixed, _moved(found.moving, found))
             terms["fixed map"] = _MSE(moved, found.fixed)
         return terms

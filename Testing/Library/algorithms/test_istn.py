@@ -39,11 +39,11 @@ def soft(center, radius=3.5):
     return torch.sigmoid(2.0 * (radius - away.norm(dim=1, keepdim=True)))
 
 
-def batch(stage="train", labels=True):
+def batch(stage="train", labels=True, fraction=1.0):
     """Structure 5 lies 2 voxels further along the second axis in the moving image."""
     fixed, moving = soft((7.0, 14.0, 8.0)), soft((7.0, 16.0, 8.0))
     maps = [5 * (image > 0.5).long() for image in (fixed, moving)] if labels else [None, None]
-    return Batch(fixed, moving, 3.0, *maps, stage=stage)
+    return Batch(fixed, moving, 3.0, *maps, stage=stage, fraction=fraction)
 
 
 def known():
@@ -89,6 +89,16 @@ def test_terms_are_those_of_the_publication(variant):
     assert list(terms) == TERMS[variant] and not answer.frozen
     for name, term in terms.items():
         assert float(term) == pytest.approx(float(expected[name]), rel=1e-4), name
+
+
+def test_the_implicit_maps_are_told_the_structures_at_first():
+    told, later = (
+        make(variant="istn_i", structures=(5,)).training_loss(Answer(), batch(fraction=fraction))
+        for fraction in (0.0, 0.5)
+    )
+    explicit = make(variant="istn_e", structures=(5,)).training_loss(Answer(), batch())
+    assert list(told) == TERMS["istn_e"] and list(later) == TERMS["istn_i"]
+    assert all(torch.equal(told[name], explicit[name]) for name in told)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
