@@ -236,6 +236,6 @@ PLAN = Plan(
         "flair, mi": Variant({"supervision": "mi"}),
     },
     checks,
-    steps=3000,
+    steps=1500,
     extra=("contrast", "flair"),
 )
