@@ -25,7 +25,7 @@ the structures nothing holds the transform, so other parts may fit worse than be
 A network without a model has no label maps to learn from, and compares the images.
 
 Differences from the publication: features are halved by averages, not by strides, which would
-shift them by half a voxel; the STN sees the maps at half their resolution, its convolutions keep
+shift them by half a voxel; the convolutions of the STN keep
 the shape, and their features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do;
 images and maps are brought to mean 0 and standard deviation 1 before a network reads them; half of
 the features are left out at random in training (`dropout`), or few people are learned by heart;

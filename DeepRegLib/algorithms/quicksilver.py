@@ -12,10 +12,12 @@ mean momentum. It has no correction.
 
 Differences from the publication: the teacher is ours (local correlation, Gaussian kernels of
 several widths, the momentum on a lattice of every other voxel); the voxels of each lattice voxel
-enter as channels, so that a patch of 15 sees `lattice` times as far; patches for training are cut
-at random places; 24 and 48 channels by default (64 and 128 in the publication); momenta are scaled
-to about one (`size`); patches cover the images from the first voxel to the last. Without a teacher
-(when it is fitted to a pair) the network lowers the objective of the teacher itself.
+enter as channels, so that a patch of 15 sees `lattice` times as far; the decoders also see what the
+encoders found before each halving, as a thousand steps taught nothing without that; patches for
+training are cut at random places; 16 and 32 channels by default (64 and 128 in the publication);
+momenta are scaled to about one (`size`); patches cover the images from the first voxel to the last.
+Without a teacher (when it is fitted to a pair) the network lowers the objective of the teacher
+itself.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="channels",
-            default=(24, 48),
+            default=(16, 32),
             minimum=1,
             maximum=512,
             help="Channels of the network at the full and at half the resolution of a patch.",
@@ -138,7 +140,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="patches",
-            default=16,
+            default=8,
             minimum=1,
             maximum=4096,
             help="Patches that are cut from each pair in a step of the training.",

@@ -31,6 +31,9 @@ _TURN = math.pi / 4
 _STRETCH = 0.2
 #: Cells along each axis whose features the dense layer reads.
 _CELLS = 4
+#: Factor of the numbers. Adam's steps have a fixed length, and would throw the structures out of
+#: sight at first, from where no gradient brings them back.
+_GENTLE = 0.2
 #: Features of the dense layer, as published.
 HIDDEN = 32
 
@@ -78,8 +81,8 @@ class SpatialTransformer(nn.Module):
     """STN: convolutions of 5 x 5 x 5 and a dense layer that read numbers off a pair of maps.
 
     The maps are brought to mean 0 and standard deviation 1 (those of small structures are near zero
-    almost everywhere), and averaged to half their resolution, which maps of few parameters do not
-    miss. The features are averaged in 4 x 4 x 4 cells, so that grids of any shape will do.
+    almost everywhere). The features are averaged in 4 x 4 x 4 cells, so that grids of any shape
+    will do.
 
     Args:
         inputs: Channels of the maps of one image.
@@ -108,7 +111,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the numbers, (B, numbers), float32; maps are (B, inputs, *shape)."""
         pair = torch.cat([standardized(moving), standardized(fixed)], dim=1)
-        features = halved(first_layout(pair))
+        features = first_layout(pair)
         for layer in self.convolutions:
             assert isinstance(layer, nn.Conv3d)
             features = halved(torch.relu(convolved(features, layer)))
@@ -117,7 +120,7 @@ class SpatialTransformer(nn.Module):
         hidden = torch.relu(self.dense(cells))
         # Half precision is too coarse for numbers that move voxels.
         with torch.autocast(hidden.device.type, enabled=False):
-            found: Tensor = self.numbers(hidden.float())
+            found: Tensor = _GENTLE * self.numbers(hidden.float())
             return found
 
 

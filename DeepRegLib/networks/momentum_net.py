@@ -17,7 +17,9 @@ WIDTH, STRIDE = 15, 14
 #: Patches that are computed at once where the whole lattice is predicted.
 _AT_ONCE = 8
 #: Standard deviation of the weights that end in the momentum, before training.
-_SPREAD = 1e-3
+_SPREAD = 3e-4
+#: Usual gray value of an object, and half of its range.
+_GRAY, _CONTRAST = 0.3, 0.25
 #: Features below this are background.
 _SHOWN = 0.02
 
@@ -30,10 +32,12 @@ class MomentumNetwork(nn.Module):
     Yang et al. 2017, doi:10.1016/j.neuroimage.2017.07.008, figure 3: either image passes an encoder
     of its own (two times three convolutions and one of stride 2), and each component of the
     momentum has a decoder of its own (two times a transposed convolution and three plain ones, the
-    very last without activation).
+    very last without activation). Other than there, the decoders also see what the encoders found
+    before each halving: the momentum is a product of differences and gradients of the images, which
+    is slow to learn where both images meet at a quarter of the resolution only.
 
     Convention:
-        Takes features of the fixed and of the moving image, (B, inputs, *patch), and gives
+        Takes features of the fixed and of the moving image, (B, inputs, *patch), 0 to 1, and gives
         (B, 3, *patch), component c along tensor axis c.
 
     Args:
@@ -50,9 +54,9 @@ class MomentumNetwork(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Returns the momentum of patches."""
-        shapes: list[Sequence[int]] = [fixed.shape[2:], [-(-n // 2) for n in fixed.shape[2:]]]
-        features = torch.cat([self.fixed(fixed), self.moving(moving)], dim=1)
-        return torch.cat([decoder(features, shapes) for decoder in self.components], dim=1)
+        found = zip(self.fixed(_centered(fixed)), self.moving(_centered(moving)))
+        both = [torch.cat(pair, dim=1) for pair in found]
+        return torch.cat([decoder(*both) for decoder in self.components], dim=1)
 
 
 class _Encoder(nn.Module):
@@ -60,17 +64,19 @@ class _Encoder(nn.Module):
 
     def __init__(self, inputs: int, channels: Sequence[int], dropout: float) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.layers, self.halving = nn.ModuleList(), nn.ModuleList()
         for width in channels:
-            layers += _convolutions(inputs, width, 3, dropout)
-            layers.append(Convolution(width, width, stride=2, activation="prelu"))
+            self.layers.append(nn.Sequential(*_convolutions(inputs, width, 3, dropout)))
+            self.halving.append(Convolution(width, width, stride=2, activation="prelu"))
             inputs = width
-        self.layers = nn.Sequential(*layers)
 
-    def forward(self, patch: Tensor) -> Tensor:
-        """Returns features at a quarter of the resolution."""
-        features: Tensor = self.layers(patch)
-        return features
+    def forward(self, patch: Tensor) -> list[Tensor]:
+        """Returns features at the full resolution, at half and at a quarter of it."""
+        found = []
+        for layers, halving in zip(self.layers, self.halving):
+            found.append(layers(patch))
+            patch = halving(found[-1])
+        return [*found, patch]
 
 
 class _Decoder(nn.Module):
@@ -81,16 +87,23 @@ class _Decoder(nn.Module):
         fine, coarse = channels
         self.doubling = nn.ModuleList([Doubling(2 * coarse, coarse), Doubling(coarse, fine)])
         self.slopes = nn.ModuleList([nn.PReLU(coarse), nn.PReLU(fine)])
-        self.coarse = nn.Sequential(*_convolutions(coarse, coarse, 3, dropout))
-        self.fine = nn.Sequential(*_convolutions(fine, fine, 2, dropout))
+        # What is doubled, and what both encoders found.
+        self.coarse = nn.Sequential(*_convolutions(3 * coarse, coarse, 3, dropout))
+        self.fine = nn.Sequential(*_convolutions(3 * fine, fine, 2, dropout))
         self.head = Head(fine, outputs=1, spread=_SPREAD)
 
-    def forward(self, features: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
-        """Returns the component, (B, 1, *patch); `shapes` are those of the two resolutions."""
-        features = self.coarse(self.slopes[0](self.doubling[0](features, shapes[1])))
-        features = self.fine(self.slopes[1](self.doubling[1](features, shapes[0])))
-        component: Tensor = self.head(features)
+    def forward(self, full: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
+        """Returns the component, (B, 1, *patch), from the features of three resolutions."""
+        doubled = self.slopes[0](self.doubling[0](quarter, half.shape[2:]))
+        features = self.coarse(torch.cat([doubled, half], dim=1))
+        doubled = self.slopes[1](self.doubling[1](features, full.shape[2:]))
+        component: Tensor = self.head(self.fine(torch.cat([doubled, full], dim=1)))
         return component
+
+
+def _centered(features: Tensor) -> Tensor:
+    """Returns features about zero, of about unit size: what differs is small beside the gray."""
+    return (features - _GRAY) / _CONTRAST
 
 
 class Dropout(nn.Module):

@@ -116,7 +116,7 @@ def test_the_lattice_fits_any_grid():
 def test_the_spline_sees_what_the_affine_map_moved():
     network = make()
     with torch.no_grad():
-        network.affine.numbers.bias[1] = 20.0  # 2.4 voxels along the second axis
+        network.affine.numbers.bias[1] = 200.0  # 2.4 voxels along the second axis
     seen = []
     network.bspline.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     fixed, moving = images()
