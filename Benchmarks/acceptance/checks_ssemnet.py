@@ -112,6 +112,6 @@ PLAN = Plan(
         "unspoiled training": Variant({"corruption": 0.0}),
     },
     checks,
-    steps=1500,
+    steps=600,
     extra=("artifacts",),
 )

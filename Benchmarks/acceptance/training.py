@@ -58,7 +58,7 @@ def train(
 ) -> tuple[Trainable, TrainingResult]:
     """Trains a variant, or goes on with its training; returns it with its network.
 
-    Two plans that ask for the same training share it.
+    Variants that ask for the same training share it: what does not matter to it is left out.
     """
     key = variant.algorithm or system
     values = registry.spec(key).values("balanced", **variant.values)
@@ -76,8 +76,9 @@ def train(
 
 def _name(key: str, variant: Variant, seed: int, steps: int) -> str:
     """Folder of a training: what it was made with."""
+    matters = {p.name for p in registry.spec(key).parameters if p.training}
     chosen = {
-        **variant.values, **variant.settings, **variant.changes,
+        **{name: value for name, value in variant.values.items() if name in matters}, **variant.settings, **variant.changes,
         **({"shift": variant.shift_voxel} if variant.shift_voxel else {}),
         **({"labeled": variant.labeled} if variant.labeled is not None else {}),
         **({"pairs": variant.wrap.__name__} if variant.wrap is not None else {}),
