@@ -88,7 +88,7 @@ def _checks(rows: Rows, base: Mapping[str, Figures]) -> list[Check]:
 PLAN = Plan(
     {"full": Variant(), "bayesian": Variant({"bayesian": True}, share=0.7)},
     _checks,
-    steps=2000,
+    steps=4000,
     extra=("beside_teacher",),
 )
 EXTRA = {"beside_teacher": beside_teacher}

@@ -61,7 +61,7 @@ def train(
     Variants that ask for the same training share it: what does not matter to it is left out.
     """
     key = variant.algorithm or system
-    values = registry.spec(key).values("balanced", **variant.values)
+    of = registry.spec(key)
     settings = TrainingSettings(
         steps=steps, seed=seed, validate_every=steps, precision="bfloat16", **variant.settings
     )
@@ -69,16 +69,22 @@ def train(
     with bar() as listener:
         progress = Progress(listener)
         pairs = source(variant, hold_out)
-        algorithm = informed(key, values, pairs)
-        pairs = algorithm.source(pairs, CACHE / "made", progress)
-        return algorithm, Trainer(algorithm, pairs, settings, folder, progress).run()
+        learner = informed(key, of.values("balanced", **_learned_with(key, variant)), pairs)
+        algorithm = informed(key, of.values("balanced", **variant.values), pairs)
+        taught = learner.source(pairs, CACHE / "made", progress)
+        return algorithm, Trainer(learner, taught, settings, folder, progress).run()
+
+
+def _learned_with(key: str, variant: Variant) -> dict[str, Any]:
+    """The values of a variant that matter to its training."""
+    matters = {p.name for p in registry.spec(key).parameters if p.training}
+    return {name: value for name, value in variant.values.items() if name in matters}
 
 
 def _name(key: str, variant: Variant, seed: int, steps: int) -> str:
     """Folder of a training: what it was made with."""
-    matters = {p.name for p in registry.spec(key).parameters if p.training}
     chosen = {
-        **{name: value for name, value in variant.values.items() if name in matters}, **variant.settings, **variant.changes,
+        **_learned_with(key, variant), **variant.settings, **variant.changes,
         **({"shift": variant.shift_voxel} if variant.shift_voxel else {}),
         **({"labeled": variant.labeled} if variant.labeled is not None else {}),
         **({"pairs": variant.wrap.__name__} if variant.wrap is not None else {}),

@@ -209,7 +209,7 @@ class Algorithm(LearnedRegistration):
         """Returns the training of the prediction and, with it frozen, that of the correction."""
         if not self._corrects:
             return (Stage(_PREDICTION, 1.0, (_PREDICTION,)),)
-        return (Stage(_PREDICTION, 0.7, (_PREDICTION,)), Stage(_CORRECTION, 0.3, (_CORRECTION,)))
+        return (Stage(_PREDICTION, 0.5, (_PREDICTION,)), Stage(_CORRECTION, 0.5, (_CORRECTION,)))
 
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""

@@ -126,7 +126,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="beta",
-            default=0.0001,
+            default=0.01,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared vectors.",
@@ -134,7 +134,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="gamma",
-            default=0.05,
+            default=0.3,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared differences of neighboring vectors.",
@@ -168,7 +168,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="layer_weights",
-            default=(0.0, 1.0, 1.0),
+            default=(0.0, 1.0, 0.0),
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the features at 1, 1/2, 1/4, ... of the resolution.",
