@@ -60,8 +60,8 @@ class WarpSettings:
     iterations: tuple[int, ...] = (40, 40, 30)
     step: float = 0.2
     alpha: float = 1e-3
-    beta: float = 0.01
-    gamma: float = 0.3
+    beta: float = 1e-4
+    gamma: float = 0.05
     upsampling: str = "spline"
     affine: bool = True
 
