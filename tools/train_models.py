@@ -44,6 +44,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "deep_similarity": {"steps": 2500, "settings": {"batch": 2}},
     "cvae": {"steps": 2500},
     "coop_ae": {"steps": 1500},
+    "ssemnet": {"steps": 800},
     "flownet_ssm": {"steps": 2500, "drawn": True},
     "deepatlas": {"steps": 1500, "drawn": True},
 }

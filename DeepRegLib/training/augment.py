@@ -40,7 +40,9 @@ class Augmentation:
         misalignment: Share of these three that the moving image has in addition.
         shift_voxels: Shift of the moving image alone along each axis, in whole voxels up to this.
         bend_mm: Standard deviation of a smooth deformation that each image gets for itself.
-        bend_width_mm: Distance over which that changes.
+        together_mm: Standard deviation of a smooth deformation that both images of a pair share: it
+            makes other anatomies, whose difference remains about that of the pair.
+        bend_width_mm: Distance over which these two change.
         gamma: Standard deviation of the logarithm of the exponent of the intensities.
         contrast: Change of the factor of the intensities, by up to this share.
         bias: Largest standard deviation of the logarithm of a smooth factor (coil sensitivity).
@@ -54,6 +56,7 @@ class Augmentation:
     misalignment: float = 0.0
     shift_voxels: int = 0
     bend_mm: float = 0.0
+    together_mm: float = 0.0
     bend_width_mm: float = 40.0
     gamma: float = 0.0
     contrast: float = 0.0
@@ -100,17 +103,16 @@ class Augmentation:
     def _positions(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Where the voxels of all fixed, then all moving images come from, (2 B, 3, *shape)."""
         motions = (self.flip, self.rotation_deg, self.scale, self.shift_mm, self.shift_voxels,
-                   self.bend_mm)  # fmt: skip
+                   self.bend_mm, self.together_mm)  # fmt: skip
         if not any(motions):
             return None
         shape, count = batch.shape, len(batch.fixed)
         where = voxel_coordinates(shape).expand(2 * count, -1, -1, -1, -1)
-        if self.bend_mm > 0.0:
-            width, size = (
-                self.bend_width_mm / batch.spacing_mm,
-                self.bend_mm / batch.spacing_mm,
-            )
-            where = where + size * smooth_noise(shape, 2 * count, 3, width, generator)
+        width = self.bend_width_mm / batch.spacing_mm
+        for strength_mm, copies in ((self.bend_mm, 1), (self.together_mm, 2)):
+            if strength_mm > 0.0:
+                drawn = smooth_noise(shape, 2 * count // copies, 3, width, generator)
+                where = where + strength_mm / batch.spacing_mm * drawn.repeat(copies, 1, 1, 1, 1)
         fixed, moving = [], []
         for _ in range(count):
             common = self._pose(shape, batch.spacing_mm, 1.0, generator)

@@ -269,7 +269,7 @@ def mirrored(batch: Batch) -> Batch:
 def _still(shades: Augmentation) -> Augmentation:
     """Returns the same changes without any motion."""
     return replace(shades, flip=0.0, rotation_deg=0.0, scale=0.0, shift_mm=0.0, shift_voxels=0,
-                   bend_mm=0.0)  # fmt: skip
+                   bend_mm=0.0, together_mm=0.0)  # fmt: skip
 
 
 def _stacked(pairs: Sequence[Batch]) -> Batch:

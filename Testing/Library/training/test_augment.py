@@ -65,6 +65,23 @@ def test_labels_move_with_their_images(batch):
     assert not torch.equal(changed.fixed_labels[0], changed.moving_labels[0])
 
 
+def test_a_shared_deformation_moves_both_images_alike(batch):
+    same = replace(batch, moving=batch.fixed, moving_labels=batch.fixed_labels)
+    changed = Augmentation(together_mm=4.0, bend_width_mm=10.0)(same, generator())
+    assert torch.equal(changed.fixed, changed.moving)
+    assert torch.equal(changed.fixed_labels, changed.moving_labels)
+    assert not torch.equal(changed.fixed_labels, batch.fixed_labels)
+    # Each pair of a batch has its own; one that an image has for itself comes on top.
+    twice = replace(same, **{
+        name: getattr(same, name)[:1].repeat(2, 1, 1, 1, 1)
+        for name in ("fixed", "moving", "fixed_labels", "moving_labels")
+    })  # fmt: skip
+    pairs = Augmentation(together_mm=4.0, bend_width_mm=10.0)(twice, generator())
+    assert not torch.equal(pairs.fixed[0], pairs.fixed[1])
+    own = Augmentation(together_mm=4.0, bend_mm=2.0, bend_width_mm=10.0)(same, generator())
+    assert not torch.equal(own.fixed, own.moving)
+
+
 def test_maps_that_are_not_known_stay_unknown(batch):
     unknown = batch.fixed_labels.clone()
     unknown[1] = -1
