@@ -23,6 +23,10 @@ from ..geometry.sampling import (
 )
 from ..registration.trainable import Batch
 
+#: Changes that came later. They are told of only where they are made, so that a training that was
+#: begun before them goes on.
+_LATER = ("together_mm",)
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -76,6 +80,10 @@ class Augmentation:
         usual = cls(rotation_deg=10.0, scale=0.1, shift_mm=5.0, misalignment=0.15, bend_mm=1.5,
                     gamma=0.15, contrast=0.05, bias=0.1, noise=0.03)  # fmt: skip
         return replace(usual, **changes)
+
+    def told(self) -> dict[str, float]:
+        """Returns the changes by name, for cards and records."""
+        return {name: value for name, value in vars(self).items() if value or name not in _LATER}
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Returns a batch with its pairs changed, each in its own way.

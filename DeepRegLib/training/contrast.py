@@ -194,7 +194,7 @@ class CrossPairs:
             "terms": self._terms,
             "subjects": sum(counts),
             "validation_subjects": sum(len(part) for part in self._held or ()),
-            "augmentation": None if self._augmentation is None else asdict(self._augmentation),
+            "augmentation": None if self._augmentation is None else self._augmentation.told(),
         }
 
 

@@ -80,7 +80,7 @@ class AlignedPairs:
 
     def describe(self) -> dict[str, Any]:
         """Returns what the card of a model says of the data."""
-        changes = None if self._augmentation is None else vars(self._augmentation).copy()
+        changes = None if self._augmentation is None else self._augmentation.told()
         return {**self._pairs.describe(), "aligned": True, "augmentation": changes}
 
     def _batch(self, prepared: PreparedSet, pairs: Sequence[tuple[int, int]]) -> Batch:

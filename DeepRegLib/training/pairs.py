@@ -153,7 +153,7 @@ class PreparedPairs:
             "validation_subjects": held,
             "validation_pairs": len(self._held),
             "pairs": self._mode,
-            "augmentation": None if self._augmentation is None else vars(self._augmentation).copy(),
+            "augmentation": None if self._augmentation is None else self._augmentation.told(),
         }
 
     def _list(self, prepared: PreparedSet) -> list[tuple[int, int]]:

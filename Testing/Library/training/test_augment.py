@@ -78,6 +78,8 @@ def test_a_shared_deformation_moves_both_images_alike(batch):
     })  # fmt: skip
     pairs = Augmentation(together_mm=4.0, bend_width_mm=10.0)(twice, generator())
     assert not torch.equal(pairs.fixed[0], pairs.fixed[1])
+    assert "together_mm" not in Augmentation(flip=0.5).told()
+    assert Augmentation(**Augmentation(together_mm=4.0).told()) == Augmentation(together_mm=4.0)
     own = Augmentation(together_mm=4.0, bend_mm=2.0, bend_width_mm=10.0)(same, generator())
     assert not torch.equal(own.fixed, own.moving)
 
