@@ -14,7 +14,8 @@ autoencoder stays as it is. Without a model it knows that pair alone, and the di
 
 Differences from the publication: the weights switch gradually, by the share of the training that is
 done; the autoencoder learns from the first step on, and it is its gradient in the displacement that
-is weighted; its decoder ends at half the resolution; dense layers read and write a lattice of
+is weighted; its decoder ends at half the resolution; a linear path beside its convolutions finds
+the principal modes, which they are slow to learn; dense layers read and write a lattice of
 cells, so that a model takes images of other shapes; the smoothness is never quite left out, because
 nothing else keeps single voxels from folding.
 """
@@ -177,6 +178,15 @@ SPEC = AlgorithmSpec(
             advanced=True,
             training=True,
         ),
+        Parameter(
+            name="lattice",
+            default=(24, 32, 24),
+            minimum=1,
+            maximum=128,
+            help="Lattice of the linear path of the autoencoder, along right, front and top.",
+            advanced=True,
+            training=True,
+        ),
     ),
 )
 
@@ -192,17 +202,18 @@ class Algorithm(LearnedRegistration):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        if len(values["cells"]) != 3:
-            raise ParameterError(
-                "Parameter 'cells' takes three numbers, separated by commas, such as 6,8,6."
-            )
+        for name in ("cells", "lattice"):
+            if len(values[name]) != 3:
+                raise ParameterError(
+                    f"Parameter '{name}' takes three numbers, separated by commas, such as 6,8,6."
+                )
 
     def build(self) -> nn.Module:
         """Returns a new network; see `registration.trainable.Trainable`."""
         v = self.values
         network = CooperativeNetwork(
             tuple(v["encoder"]), tuple(v["decoder"]), tuple(v["final"]), tuple(v["autoencoder"]),
-            int(v["latent"]), tuple(v["cells"]),
+            int(v["latent"]), tuple(v["cells"]), tuple(v["lattice"]),
         )  # fmt: skip
         return channels_last(network)
 

@@ -15,12 +15,14 @@ from DeepRegLib.losses.kl_velocity import neighbor_energy
 from DeepRegLib.models import ModelCard
 from DeepRegLib.networks.cooperative_net import FieldAutoencoder, shared_gradient
 from DeepRegLib.networks.model_file import save_model
+from DeepRegLib.networks.optimizer import network_optimizer
 from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.pair_fit import FitSettings, fit
 from DeepRegLib.registration.trainable import Batch
+from DeepRegLib.training.augment import smooth_noise
 
 SMALL = {"encoder": (8, 8, 8), "decoder": (8, 8, 8), "final": (8,), "autoencoder": (8, 8),
-         "latent": 4, "cells": (3, 4, 3)}  # fmt: skip
+         "latent": 4, "cells": (3, 4, 3), "lattice": (6, 8, 6)}  # fmt: skip
 
 
 def make(**values):
@@ -164,10 +166,38 @@ def test_atypicality_is_a_distance_in_mm_inside_the_object():
     assert score_mm(away, torch.zeros_like(fixed)) == pytest.approx(212.5**0.5)
 
 
+def test_principal_modes_are_found_in_a_hundred_steps():
+    # Smooth random modes of falling size; the code holds the four largest.
+    shape, generator = (12, 16, 10), torch.Generator().manual_seed(0)
+    sizes = torch.tensor([1.0, 0.8, 0.6, 0.5, 0.1, 0.1])
+    modes = smooth_noise(shape, 6, 3, 5.0, generator) * sizes.view(6, 1, 1, 1, 1)
+
+    def population(count):
+        return torch.einsum("nk,kcxyz->ncxyz", torch.randn(count, 6, generator=generator), modes)
+
+    def unexplained(part, fields):
+        with torch.no_grad():
+            rest = part(fields)[0] - fields
+        return float(rest.square().sum() / fields.square().sum())
+
+    torch.manual_seed(0)
+    part = FieldAutoencoder((8, 8), 4, (3, 4, 3), (6, 8, 5))
+    others = population(20)
+    assert unexplained(part, others) > 0.8
+    muon = network_optimizer("muon", part, list(part.parameters()), 1e-3)
+    for step in range(100):
+        muon.set_rate(1e-3 * (1.0 - step / 100))
+        fields = population(1)
+        muon.zero_grad()
+        (part(fields)[0] - fields).square().sum(1).mean().backward()
+        muon.step()
+    assert unexplained(part, others) < 0.25
+
+
 def test_what_the_population_does_not_do_is_atypical():
     shape = (12, 16, 10)
     torch.manual_seed(0)
-    part = FieldAutoencoder((8, 8), 2, (3, 4, 3))
+    part = FieldAutoencoder((8, 8), 2, (3, 4, 3), (5, 7, 6))
     adam = torch.optim.Adam(part.parameters(), lr=5e-3)
     for _ in range(150):
         lengths = 4.0 * torch.rand(4) - 2.0
