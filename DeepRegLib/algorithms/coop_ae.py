@@ -6,7 +6,9 @@ squared difference |u - AE(u)|^2 teaches the autoencoder what the displacements 
 are, and the registration to stay near to what the autoencoder can say. So the displacements come to
 lie near a manifold of few dimensions, in place of being smooth in general. The training begins with
 smoothness, as nothing is known of the population then; over the first part of the steps
-(`switch`) its weight falls to a rest, while that of the autoencoder rises.
+(`switch`) the weight of the autoencoder rises, and that of the smoothness may fall to a `rest`.
+The population is what the training shows: random poses of the pairs are deformations too, and fill
+the code with what nobody wants to know, so that images are best brought into line and left so.
 
 The code and the distance from the manifold (`atypicality_mm`, a map and its root mean square inside
 the object) tell how usual the deformation of a pair is. When the weights are fitted to a pair, the
@@ -16,8 +18,8 @@ Differences from the publication: the weights switch gradually, by the share of 
 done; the autoencoder learns from the first step on, and it is its gradient in the displacement that
 is weighted; its decoder ends at half the resolution; a linear path beside its convolutions finds
 the principal modes, which they are slow to learn; dense layers read and write a lattice of
-cells, so that a model takes images of other shapes; the smoothness is never quite left out, because
-nothing else keeps single voxels from folding.
+cells, so that a model takes images of other shapes; the smoothness keeps all of its weight unless
+`rest` says otherwise, because nothing else keeps single voxels from folding.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="cooperation",
-            default=0.1,
+            default=0.3,
             minimum=0.0,
             maximum=1000.0,
             help="Weight of the squared distance from what the autoencoder says; 0 leaves smooth "
@@ -117,7 +119,7 @@ SPEC = AlgorithmSpec(
         ),
         Parameter(
             name="rest",
-            default=0.2,
+            default=1.0,
             minimum=0.0,
             maximum=1.0,
             help="Share of that weight that is left in the end.",
