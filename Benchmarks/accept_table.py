@@ -39,7 +39,7 @@ level; the warps of `deep_metric` were made as large as they were meant, and its
 the warps were less than one; `deep_similarity` and `rl_rigid` moved from brains, on which mutual
 information never fails, to skulls, where what the agents find is refined inside the skull, as whole
 images draw it to the forelegs; `error_map` is compared with plain differences besides the smoothed
-ones.
+ones; `coop_ae` learns from pairs as they lie, as random poses are no part of a population.
 """
 SHIPPED = (
     "Trained on images that are generated from label maps, on two cores, and tested on the same\n"

@@ -7,8 +7,8 @@ are, and the registration to stay near to what the autoencoder can say. So the d
 lie near a manifold of few dimensions, in place of being smooth in general. The training begins with
 smoothness, as nothing is known of the population then; over the first part of the steps
 (`switch`) the weight of the autoencoder rises, and that of the smoothness may fall to a `rest`.
-The population is what the training shows: random poses of the pairs are deformations too, and fill
-the code with what nobody wants to know, so that images are best brought into line and left so.
+The population is what the training shows. Random poses and bends of the pairs are deformations too
+and would fill the code with what nobody wants to know, so images of people are not moved.
 
 The code and the distance from the manifold (`atypicality_mm`, a map and its root mean square inside
 the object) tell how usual the deformation of a pair is. When the weights are fitted to a pair, the
@@ -24,6 +24,7 @@ cells, so that a model takes images of other shapes; the smoothness keeps all of
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,9 +35,12 @@ from ..losses import similarity
 from ..losses.kl_velocity import neighbor_energy
 from ..networks.blocks import channels_last, warped
 from ..networks.cooperative_net import CooperativeNetwork, shared_gradient
+from ..registration.base import Progress
 from ..registration.learned import LearnedRegistration
+from ..registration.source import BatchSource
 from ..registration.trainable import Batch, Prediction
 from ..spec import AlgorithmSpec, Needs, Outputs, Parameter, Reference
+from ..training.pairs import PreparedPairs
 
 SPEC = AlgorithmSpec(
     key="coop_ae",
@@ -218,6 +222,10 @@ class Algorithm(LearnedRegistration):
             int(v["latent"]), tuple(v["cells"]), tuple(v["lattice"]),
         )  # fmt: skip
         return channels_last(network)
+
+    def source(self, pairs: BatchSource, folder: Path, progress: Progress) -> BatchSource:
+        """Returns pairs that are not moved at random; see `registration.trainable.Trainable`."""
+        return pairs.still() if isinstance(pairs, PreparedPairs) else pairs
 
     def training_loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms of the objective; see `registration.trainable.Trainable`.

@@ -85,6 +85,11 @@ class Augmentation:
         """Returns the changes by name, for cards and records."""
         return {name: value for name, value in vars(self).items() if value or name not in _LATER}
 
+    def still(self) -> Augmentation:
+        """Returns the same changes of the intensities without any motion."""
+        return replace(self, flip=0.0, rotation_deg=0.0, scale=0.0, shift_mm=0.0, misalignment=0.0,
+                       shift_voxels=0, bend_mm=0.0, together_mm=0.0)  # fmt: skip
+
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Returns a batch with its pairs changed, each in its own way.
 

@@ -133,6 +133,12 @@ class PreparedPairs:
             )
         return fewer
 
+    def still(self) -> PreparedPairs:
+        """Returns the same pairs as they lie: only their intensities are changed at random."""
+        same = copy.copy(self)
+        same._augmentation = None if self._augmentation is None else self._augmentation.still()
+        return same
+
     def prepared(self) -> tuple[PreparedSet, PreparedSet | None]:
         """Returns the subjects for training, and those for validation."""
         return self._train, self._validation

@@ -75,7 +75,7 @@ class TaughtPairs:
     ) -> None:
         self._source, self._teacher, self._count = source, teacher, count
         self._shades, self._flip = shades or SHADES, flip
-        if self._shades != _still(self._shades):
+        if self._shades != self._shades.still():
             raise InputError("What a teacher said holds only for images that are not moved.")
         self._cache, self._device = Cache(folder), choose_device(device)[0]
         self._held: dict[str, dict[str, Tensor]] = {}
@@ -264,12 +264,6 @@ def mirrored(batch: Batch) -> Batch:
         if name in ("truth", "momentum"):
             parts[name][:, 0].neg_()
     return replace(batch, **parts)
-
-
-def _still(shades: Augmentation) -> Augmentation:
-    """Returns the same changes without any motion."""
-    return replace(shades, flip=0.0, rotation_deg=0.0, scale=0.0, shift_mm=0.0, shift_voxels=0,
-                   bend_mm=0.0, together_mm=0.0)  # fmt: skip
 
 
 def _stacked(pairs: Sequence[Batch]) -> Batch:

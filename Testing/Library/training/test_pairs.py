@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from DeepRegLib import registry
 from DeepRegLib.errors import InputError
 from DeepRegLib.geometry.sampling import sample, voxel_coordinates
+from DeepRegLib.registration.base import Progress
 from DeepRegLib.registration.model_frame import ModelFrame
 from DeepRegLib.training.augment import Augmentation
 from DeepRegLib.training.mixed import MixedPairs
@@ -203,3 +205,29 @@ def test_shifts_of_the_moving_image(prepared):
         assert len(fits) == 1
         seen.update(fits)
     assert len(seen) > 1
+
+
+def test_pairs_that_lie_still_change_in_brightness_only(prepared):
+    moves = Augmentation(flip=1.0, rotation_deg=15.0, shift_mm=8.0, misalignment=1.0, bend_mm=3.0,
+                         together_mm=3.0, shift_voxels=2, gamma=0.3)  # fmt: skip
+    moving = PreparedPairs(prepared, augmentation=moves)
+    still = moving.still()
+    assert still.describe()["augmentation"] == Augmentation(gamma=0.3).told()
+    assert moving.describe()["augmentation"]["flip"] == 1.0  # the given ones stay as they are
+    batch = PreparedPairs(prepared, augmentation=moves.still()).draw(4, generator())
+    same = still.draw(4, generator())
+    plain = PreparedPairs(prepared).draw(4, generator())
+    assert torch.equal(batch.fixed, same.fixed)
+    assert not torch.equal(same.fixed, plain.fixed)
+    # A power of the intensities keeps their order, so the same voxels are brightest.
+    for one, other in zip(same.fixed, plain.fixed):
+        assert torch.equal(one > one.quantile(0.9), other > other.quantile(0.9))
+    assert PreparedPairs(prepared).still().describe()["augmentation"] is None
+
+
+def test_systems_of_populations_learn_from_pairs_as_they_lie(prepared, tmp_path):
+    posed = PreparedPairs(prepared, augmentation=Augmentation.usual())
+    system = registry.create("coop_ae", **registry.spec("coop_ae").values())
+    learned = system.source(posed, tmp_path, Progress())
+    assert learned.describe()["augmentation"]["rotation_deg"] == 0.0
+    assert learned.describe()["augmentation"]["gamma"] > 0.0
