@@ -114,4 +114,5 @@ PLAN = Plan(
     checks,
     steps=600,
     extra=("artifacts",),
+    usual=False,
 )
