@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 #: The others wait while the first process prepares the data.
 _LONGEST_WAIT = datetime.timedelta(hours=12)
+#: Gloo's threads may still be at the last message. If they lose their group then, the process is
+#: aborted when it ends, after all its work (half of the runs that end with a sum, torch 2.13).
+_SETTLED_S = 0.5
 _CPU = torch.device("cpu")
 
 
@@ -127,6 +131,7 @@ def joined(kind: str = "cpu") -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
+        time.sleep(_SETTLED_S)
         dist.destroy_process_group()
 
 
