@@ -15,8 +15,9 @@ and more. Stacks of sections, each matched with its neighbors, are aligned by
 Without a model the autoencoder learns from the two images alone.
 
 Differences from the publication: volumes as well as sections; the features are those of each
-resolution before it is halved, divided by their variance, with weights; theta, there the weights of
-a network that gives the vectors, is an affine map; the vectors are joined by cubic B-splines in
+resolution before it is halved, divided by their variance, with weights (those of half the
+resolution alone, unless `layer_weights` says otherwise); theta, there the weights of a network that
+gives the vectors, is an affine map; the vectors are joined by cubic B-splines in
 place of thin-plate splines; the images may be shown to the autoencoder with tiles that are black
 or inverted, while it has to show them as they were, so that its features mind them less.
 """

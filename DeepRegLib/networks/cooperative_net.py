@@ -90,9 +90,8 @@ class FieldAutoencoder(nn.Module):
 
     Convolutions of stride 2 lead to a lattice of cells and a dense layer to the code; the decoder
     is the mirror of that, up to half the resolution, where the vectors are read off and enlarged.
-    Beside them code and displacement have a linear path: principal modes, which it finds in a
-    hundred steps, hold nine tenths of what a population has in common, while the convolutions alone
-    had learned six tenths of it after three thousand.
+    Beside them code and displacement have a linear path: it finds the principal modes, which hold
+    most of what a population has in common and which convolutions are slow to learn.
 
     Args:
         channels: Channels at 1/2, 1/4, ... of the resolution.

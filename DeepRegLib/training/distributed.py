@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 #: The others wait while the first process prepares the data.
 _LONGEST_WAIT = datetime.timedelta(hours=12)
 #: Gloo's threads may still be at the last message. If they lose their group then, the process is
-#: aborted when it ends, after all its work (half of the runs that end with a sum, torch 2.13).
+#: aborted when it ends, after all its work (torch 2.13).
 _SETTLED_S = 0.5
 _CPU = torch.device("cpu")
 
